@@ -1,0 +1,72 @@
+# Two commands matter: `make repro` and `make test`. Each works alone on a fresh clone.
+VENV    ?= .venv
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONHASHSEED := 0
+
+# Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
+PACKAGES := fio sqlite3 rocksdb-tools trace-cmd chromium
+
+.PHONY: help repro test test-all lint lock system-packages check-reproducible docs bench clean
+
+help:  ## this list
+	@awk -F':.*##' '/^[a-z-]+:.*##/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+repro: $(STAMP)  ## run the pipeline; print the verdict and where the report is
+	@dvc repro
+	@hindsight pipeline show
+
+test: $(STAMP) system-packages  ## lint, and run the tests
+	@$(MAKE) --no-print-directory lint
+	@python -m pytest -m "not slow"
+
+test-all: $(STAMP) system-packages  ## the slow tests too
+	@python -m pytest
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: apt-get install python3 python3-venv" >&2; exit 3; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed (the lock file is for it); name one: make PYTHON=/path/to/python3.11 …" >&2; exit 3; }
+	@command -v git >/dev/null || { echo "git is missing: apt-get install git" >&2; exit 3; }
+	@"$(PYTHON)" -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv" >&2; exit 3; }
+	@echo "installing the locked packages into $(VENV) …"
+	@pip install --quiet --no-deps --require-hashes -r requirements.lock
+	@pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+system-packages:
+	@if command -v dpkg-query >/dev/null; then \
+	  missing=""; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	  if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" = 0 ]; then echo "installing$$missing …"; \
+	      { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 || \
+	        echo "could not install$$missing: the tests that need them will be skipped"; \
+	    else echo "not installed:$$missing (the tests that need them are skipped; apt-get install$$missing)"; fi; \
+	  fi; fi
+
+lint: $(STAMP)  ## ruff and mypy
+	@ruff check .
+	@rm -rf build/typing && mkdir -p build/typing/hindsight
+	@ln -s $(CURDIR)/hindsight/*.py build/typing/hindsight/
+	@for room in capture subsystems models pipeline lab; do ln -s $(CURDIR)/$$room build/typing/hindsight/$$room; done
+	@MYPYPATH=build/typing mypy -p hindsight
+
+lock:  ## resolve pyproject.toml again into requirements.lock
+	@pip install --quiet uv && uv pip compile pyproject.toml --upgrade --generate-hashes --python-version 3.11 \
+	  --extra pipeline --extra lab --extra test --extra build \
+	  --custom-compile-command "make lock" --output-file requirements.lock >/dev/null
+
+check-reproducible: $(STAMP)  ## run the pipeline again without AVX2 and FMA, and compare every output
+	@python tests/pipeline/reproducible.py
+
+docs: $(STAMP)  ## write the generated pages of docs/
+	@python docs/generate.py
+
+bench: $(STAMP)  ## the benchmarks, side by side with the alternatives
+	@for b in benchmarks/*.py; do echo "== $$b"; python $$b || exit 1; done
+
+clean:  ## remove the virtual environment and what was built (not the DVC cache)
+	@rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,63 @@
+"""Write the generated pages of the documentation: `make docs`. A test holds them against the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hindsight.capture.schema import SCHEMA_VERSION, TABLES, Table
+from hindsight.errors import ExitCode
+
+DOCS = Path(__file__).resolve().parent
+
+
+def data_dictionary() -> str:
+    """docs/data-dictionary.md: every table and column of the data contract."""
+    lines = [
+        "# Data dictionary",
+        "",
+        f"Generated from `capture/schema.py` (schema version {SCHEMA_VERSION}) by `make docs`; do not edit.",
+        "",
+        "Layout: `host=<pseudonym>/date=<YYYY-MM-DD>/<table>/<segment>.parquet`. A table without rows has no file.",
+        "Tables of events are sorted by (ts, cpu, position in the ring buffer).",
+        "",
+    ]
+    for heading, chosen in (
+        ("Facts about a capture", [t for t in TABLES.values() if not t.tracepoint]),
+        ("Events", [t for t in TABLES.values() if t.tracepoint]),
+    ):
+        lines += [f"## {heading}", ""]
+        for table in chosen:
+            lines += _table(table)
+    return "\n".join(lines)
+
+
+def _table(table: Table) -> list[str]:
+    source = f" (tracepoint `{table.tracepoint}`)" if table.tracepoint else ""
+    rows = [
+        f"| `{c.name}` | {c.dtype}{'?' if c.nullable else ''} | {c.unit} | {c.meaning} |" for c in table.columns
+    ]
+    return [
+        f"### {table.name}", "", f"{table.meaning[0].upper()}{table.meaning[1:]}{source}.", "",
+        "| column | type | unit | meaning |", "|---|---|---|---|", *rows, "",
+    ]  # fmt: skip
+
+
+def exit_codes() -> str:
+    """docs/exit-codes.md: the exit status of every command."""
+    rows = [f"| {int(code)} | {code.name.lower()} | {code.meaning} |" for code in ExitCode]
+    return "\n".join(
+        [
+            "# Exit codes", "", "Generated from `hindsight/errors.py` by `make docs`; do not edit.", "",
+            "The same for every `hindsight` command. Data goes to stdout, messages to stderr; every error says what",
+            "is wrong and what to do about it.", "",
+            "| code | name | meaning |", "|---|---|---|", *rows, "",
+        ]
+    )  # fmt: skip
+
+
+PAGES = {"data-dictionary.md": data_dictionary, "exit-codes.md": exit_codes}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+        print(f"wrote docs/{name}")
