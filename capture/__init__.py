@@ -1,0 +1,1 @@
+"""What runs on a production host: record kernel events, seal them, convert them to Parquet."""

@@ -1,0 +1,1 @@
+"""Real workloads on a real, throttled device: ground truth for the simulators."""

@@ -1,0 +1,1 @@
+"""What a model is: the package format and the inference of trees."""

@@ -1,0 +1,1 @@
+"""What `dvc repro` runs: ingest, featurize, train, evaluate, package, report; the evidence rules."""
