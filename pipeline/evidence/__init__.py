@@ -1,0 +1,1 @@
+"""The rules of evidence: splits, paired statistics, labels, verdicts."""

@@ -1,0 +1,1 @@
+"""Readahead: how many pages to read ahead of a file that is read."""
