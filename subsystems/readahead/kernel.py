@@ -1,0 +1,473 @@
+"""The kernel's own readahead logic for buffered reads, as Linux 6.18 decides.
+
+Behaviour of ``mm/readahead.c`` and ``mm/filemap.c`` as step functions over flat arrays. One buffered read is
+a loop of :func:`read_batch` calls (each one an iteration of ``filemap_get_pages``) closed by
+:func:`finish_read`; :func:`advise` is ``posix_fadvise``. What a call decides goes to a :class:`Log` in the
+terms of the tracepoints.
+
+All numbers are pages unless named bytes. Arithmetic is int64, array indices are unsigned.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from hindsight.subsystems.readahead.pages import (
+    ABSENT,
+    PAGE_SHIFT,
+    PageCache,
+    drop,
+    insert,
+    is_cached,
+    next_miss,
+    pages_of,
+    previous_miss,
+)
+from numba import njit
+from numpy.typing import NDArray
+
+SYNC_RA = 0
+ASYNC_RA = 1
+RA_ORDER = 2
+RA_UNBOUNDED = 3
+DECISION_TABLES = (
+    "page_cache_sync_ra",
+    "page_cache_async_ra",
+    "page_cache_ra_order",
+    "page_cache_ra_unbounded",
+)
+"""Tracepoint of each kind of decision, in the order of their numbers."""
+
+FADV_NORMAL, FADV_RANDOM, FADV_SEQUENTIAL, FADV_WILLNEED, FADV_DONTNEED = range(5)
+
+BATCH_FOLIOS = 31
+CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT
+_LAST_BYTE = np.int64(0x7FFFFFFFFFFFFFFF)
+
+
+class OpenFiles(NamedTuple):
+    """The readahead state of every stream (open file description), shapes (S,): ``struct file_ra_state``."""
+
+    start: NDArray[np.uint64]
+    size: NDArray[np.uint32]
+    async_size: NDArray[np.uint32]
+    ra_pages: NDArray[np.uint32]
+    order: NDArray[np.uint32]
+    prev_pos: NDArray[np.int64]
+    """Byte after the last one read, -1 before the first read."""
+    random: NDArray[np.uint8]
+    """1 after POSIX_FADV_RANDOM."""
+    io_pages: NDArray[np.uint32]
+    """The device's largest request."""
+    file: NDArray[np.uint32]
+    """Ordinal of the file in the page cache."""
+
+
+class Log(NamedTuple):
+    """What the kernel did. ``n[0]`` decision rows, ``n[1]`` insertion rows; set them to 0 to reuse the log.
+
+    Nothing is written past the end: rows are still counted, so a count above the capacity tells of an
+    overflow. A decision row shows the state as its tracepoint does; of page_cache_ra_unbounded ``req`` is
+    nr_to_read and ``async_size`` the lookahead.
+    """
+
+    n: NDArray[np.uint64]
+    kind: NDArray[np.uint8]
+    stream: NDArray[np.uint32]
+    index: NDArray[np.uint64]  # type: ignore[assignment]
+    req: NDArray[np.uint64]
+    order: NDArray[np.uint32]
+    size: NDArray[np.uint64]
+    async_size: NDArray[np.uint64]
+    ra_pages: NDArray[np.uint32]
+    prev_pos: NDArray[np.int64]
+    add_file: NDArray[np.uint32]
+    add_index: NDArray[np.uint64]
+    add_order: NDArray[np.uint8]
+    add_async: NDArray[np.uint8]
+    """1 where the reader does not wait for it: asynchronous readahead, or beyond what the read asked for."""
+
+
+def open_files(
+    file: NDArray[np.uint32], ra_pages: NDArray[np.uint32], io_pages: NDArray[np.uint32]
+) -> OpenFiles:
+    """Freshly opened files; shapes (S,): ordinal of the file, limit of readahead, largest request of its
+    device.
+    """
+    count = len(file)
+    return OpenFiles(
+        np.zeros(count, np.uint64),
+        np.zeros(count, np.uint32),
+        np.zeros(count, np.uint32),
+        np.array(ra_pages, np.uint32),
+        np.zeros(count, np.uint32),
+        np.full(count, -1, np.int64),
+        np.zeros(count, np.uint8),
+        np.array(io_pages, np.uint32),
+        np.array(file, np.uint32),
+    )
+
+
+def new_log(decisions: int, insertions: int) -> Log:
+    """An empty log with room for that many rows of each sort."""
+    return Log(
+        np.zeros(2, np.uint64),
+        np.zeros(decisions, np.uint8),
+        np.zeros(decisions, np.uint32),
+        np.zeros(decisions, np.uint64),
+        np.zeros(decisions, np.uint64),
+        np.zeros(decisions, np.uint32),
+        np.zeros(decisions, np.uint64),
+        np.zeros(decisions, np.uint64),
+        np.zeros(decisions, np.uint32),
+        np.zeros(decisions, np.int64),
+        np.zeros(insertions, np.uint32),
+        np.zeros(insertions, np.uint64),
+        np.zeros(insertions, np.uint8),
+        np.zeros(insertions, np.uint8),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _decide(log, kind, stream, index, req, order, size, async_size, ra_pages, prev_pos):  # type: ignore[no-untyped-def]
+    at = log.n[0]
+    log.n[0] = at + np.uint64(1)
+    if at >= np.uint64(log.kind.shape[0]):
+        return
+    log.kind[at] = kind
+    log.stream[at] = stream
+    log.index[at] = index
+    log.req[at] = req
+    log.order[at] = order
+    log.size[at] = size
+    log.async_size[at] = async_size
+    log.ra_pages[at] = ra_pages
+    log.prev_pos[at] = prev_pos
+
+
+@njit(cache=True, nogil=True)
+def _show_state(files, stream, kind, index, req, log):  # type: ignore[no-untyped-def]
+    s = np.uint64(stream)
+    prev_pos = files.prev_pos[s] if kind != RA_ORDER else np.int64(0)
+    _decide(
+        log,
+        kind,
+        stream,
+        index,
+        req,
+        np.int64(files.order[s]),
+        np.int64(files.size[s]),
+        np.int64(files.async_size[s]),
+        np.int64(files.ra_pages[s]),
+        prev_pos,
+    )
+
+
+@njit(cache=True, nogil=True)
+def _add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-untyped-def]
+    """Insert a folio and log it; ``needed_until``: pages before this one are waited for."""
+    if not insert(cache, file, index, order, mark):
+        return False
+    at = log.n[1]
+    log.n[1] = at + np.uint64(1)
+    if at < np.uint64(log.add_file.shape[0]):
+        log.add_file[at] = file
+        log.add_index[at] = index
+        log.add_order[at] = order
+        log.add_async[at] = 1 if index >= needed_until else 0
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _last_page(cache, file):  # type: ignore[no-untyped-def]
+    return (cache.size[file] - 1) >> PAGE_SHIFT
+
+
+@njit(cache=True, nogil=True)
+def _plain_read(cache, files, stream, index, count, lookahead, needed_until, log):  # type: ignore[no-untyped-def]
+    """Single pages from ``index``, skipping cached ones, to the end of the file at most; page after the
+    last.
+    """
+    file = np.uint64(files.file[np.uint64(stream)])
+    last = _last_page(cache, file)
+    if cache.size[file] == 0 or index > last:
+        return index
+    if count > last - index:
+        count = last - index + 1
+    zero = np.int64(0)
+    _decide(log, np.int64(RA_UNBOUNDED), stream, index, count, zero, zero, lookahead, zero, zero)
+    mark = count - lookahead if lookahead <= count else np.int64(-1)
+    for i in range(count):
+        _add(cache, file, index + i, np.int64(0), np.int64(i == mark), needed_until, log)
+    return index + count
+
+
+@njit(cache=True, nogil=True)
+def _forced_read(cache, files, stream, index, count, needed_until, log):  # type: ignore[no-untyped-def]
+    """Exactly ``count`` pages, at most the larger of window and request limit, in chunks of 2 MiB."""
+    s = np.uint64(stream)
+    count = min(count, max(np.int64(files.io_pages[s]), np.int64(files.ra_pages[s])))
+    while count > 0:
+        chunk = min(count, np.int64(CHUNK_PAGES))
+        index = _plain_read(cache, files, stream, index, chunk, np.int64(0), needed_until, log)
+        count -= chunk
+
+
+@njit(cache=True, nogil=True)
+def _log2(value):  # type: ignore[no-untyped-def]
+    result = np.int64(0)
+    while value > 1:
+        value >>= 1
+        result += 1
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _submit(cache, files, stream, needed_until, log):  # type: ignore[no-untyped-def]
+    """Read the stream's window in folios of its order where they fit."""
+    s = np.uint64(stream)
+    file = np.uint64(files.file[s])
+    start = np.int64(files.start[s])
+    size = np.int64(files.size[s])
+    async_size = np.int64(files.async_size[s])
+    _show_state(files, stream, np.int64(RA_ORDER), start, np.int64(0), log)
+    if cache.max_order[file] == 0:
+        files.order[s] = 0
+        _plain_read(cache, files, stream, start, size, async_size, needed_until, log)
+        return
+    limit = min(_last_page(cache, file), start + size - 1)
+    order = min(np.int64(files.order[s]), np.int64(cache.max_order[file]), _log2(size))
+    files.order[s] = order
+    mark = start + size - async_size
+    index = start
+    while index <= limit:
+        fit = order
+        while index & ((np.int64(1) << fit) - 1):
+            fit -= 1
+        while fit > 0 and index + (np.int64(1) << fit) - 1 > limit:
+            fit -= 1
+        if not _add(cache, file, index, fit, np.int64(index == (mark >> fit) << fit), needed_until, log):
+            # Pages of this window are cached already: the rest goes page by page.
+            _plain_read(cache, files, stream, index, size - (index - start), async_size, needed_until, log)
+            return
+        index += np.int64(1) << fit
+
+
+@njit(cache=True, nogil=True)
+def _window_limit(files, stream, req):  # type: ignore[no-untyped-def]
+    s = np.uint64(stream)
+    limit = np.int64(files.ra_pages[s])
+    io_pages = np.int64(files.io_pages[s])
+    return min(req, io_pages) if req > limit and io_pages > limit else limit
+
+
+@njit(cache=True, nogil=True)
+def _initial_window(req, limit):  # type: ignore[no-untyped-def]
+    size = np.int64(1)
+    while size < req:
+        size <<= 1
+    if size <= limit // 32:
+        return size * 4
+    return size * 2 if size <= limit // 4 else limit
+
+
+@njit(cache=True, nogil=True)
+def _next_window(size, limit):  # type: ignore[no-untyped-def]
+    if size < limit // 16:
+        return size * 4
+    return size * 2 if size <= limit // 2 else limit
+
+
+@njit(cache=True, nogil=True)
+def _synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
+    """A page that a read needs is missing: ``page_cache_sync_ra``."""
+    s = np.uint64(stream)
+    file = np.uint64(files.file[s])
+    needed_until = index + req
+    _show_state(files, stream, np.int64(SYNC_RA), index, req, log)
+    if files.ra_pages[s] == 0:
+        _forced_read(cache, files, stream, index, np.int64(1), needed_until, log)
+        return
+    if files.random[s] != 0:
+        _forced_read(cache, files, stream, index, req, needed_until, log)
+        return
+    limit = _window_limit(files, stream, req)
+    # Before the first read prev_pos is -1, which is no page of any file.
+    since_previous = index - (files.prev_pos[s] >> PAGE_SHIFT) if files.prev_pos[s] >= 0 else np.int64(-1)
+    if index == 0 or req > limit or since_previous == 0 or since_previous == 1:
+        size = _initial_window(req, limit)
+        async_size = size - req if size > req else size >> 1
+    else:
+        miss = previous_miss(cache, file, index - 1, limit)
+        contiguous = index - miss - 1
+        if contiguous <= req:
+            _plain_read(cache, files, stream, index, req, np.int64(0), needed_until, log)
+            return
+        if miss == -1:
+            contiguous *= 2
+        size = min(contiguous + req, limit)
+        async_size = np.int64(1)
+    files.start[s] = index
+    files.size[s] = size
+    files.async_size[s] = async_size
+    files.order[s] = 0
+    _submit(cache, files, stream, needed_until, log)
+
+
+@njit(cache=True, nogil=True)
+def _asynchronous(cache, files, stream, folio, folio_order, req, log):  # type: ignore[no-untyped-def]
+    """A read met the mark on the folio that begins at page ``folio``: ``page_cache_async_ra``."""
+    s = np.uint64(stream)
+    file = np.uint64(files.file[s])
+    if files.ra_pages[s] == 0:
+        return
+    _show_state(files, stream, np.int64(ASYNC_RA), folio, req, log)
+    cache.mark[cache.base[file] + np.uint64(folio)] = 0
+    limit = _window_limit(files, stream, req)
+    start = np.int64(files.start[s])
+    size = np.int64(files.size[s])
+    expected = start + size - np.int64(files.async_size[s])
+    if folio == (expected >> folio_order) << folio_order:
+        start += size
+        size = max(size, _next_window(size, limit))
+    else:
+        start = next_miss(cache, file, folio + 1, limit)
+        if start - folio > limit:
+            return
+        size = _next_window(start - folio + req, limit)
+    order = np.int64(files.order[s]) + 2
+    alignment = np.int64(0)
+    while alignment < order and not (limit >> alignment) & 1:
+        alignment += 1
+    end = start + size
+    aligned = (end >> alignment) << alignment
+    if aligned > start:
+        size -= end - aligned
+    files.start[s] = start
+    files.size[s] = size
+    files.async_size[s] = size
+    files.order[s] = order
+    _submit(cache, files, stream, np.int64(0), log)
+
+
+@njit(cache=True, nogil=True)
+def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last_index: int, log: Log) -> int:
+    """One batch of a buffered read of the pages [index, last_index) by a stream.
+
+    ``last_index`` is the page after the last one that the *rest of the read call* asks for, not clamped to
+    the end of the file; ``index`` must lie before the end of the file. Looks up cached folios from ``index``
+    (31 at most, up to a folio that carries the readahead mark), reads ahead where none is cached or where the
+    mark is met. Returns the page after the batch, ``last_index`` at most. Folios that are still being read
+    are not told apart here: the kernel ends a batch there, which changes the batches and no decision.
+    """
+    first = np.int64(index)
+    until = np.int64(last_index)
+    file = np.uint64(files.file[np.uint64(stream)])
+    pages = pages_of(cache, file)
+    end = first
+    folio = np.int64(-1)
+    for attempt in range(2):
+        for _ in range(BATCH_FOLIOS):
+            if end >= until or end >= pages:
+                break
+            at = cache.base[file] + np.uint64(end)
+            if cache.start[at] == ABSENT:
+                break
+            folio = np.int64(cache.start[at])
+            end = folio + (np.int64(1) << np.int64(cache.order[at]))
+            if cache.mark[cache.base[file] + np.uint64(folio)] != 0:
+                break
+        if folio >= 0:
+            break
+        if attempt == 0:
+            _synchronous(cache, files, stream, first, until - first, log)
+    if folio < 0:
+        # Nothing was read ahead: the kernel reads the page alone, without a readahead event.
+        _add(cache, file, first, np.int64(0), np.int64(0), until, log)
+        return first + 1  # type: ignore[return-value]
+    at = cache.base[file] + np.uint64(folio)
+    if cache.mark[at] != 0:
+        _asynchronous(cache, files, stream, folio, np.int64(cache.order[at]), until - folio, log)
+    return min(end, until)  # type: ignore[return-value]
+
+
+@njit(cache=True, nogil=True)
+def finish_read(cache: PageCache, files: OpenFiles, stream: int, pos: int, ret: int) -> None:
+    """The end of a read call that began at byte ``pos`` and returned ``ret`` bytes: remembers where it ended.
+
+    A read at or beyond the end of the file leaves the state as it is.
+    """
+    if ret > 0:
+        files.prev_pos[np.uint64(stream)] = pos + ret
+
+
+@njit(cache=True, nogil=True)
+def set_ra(files: OpenFiles, stream: int, ra_pages: int, random: int) -> None:
+    """What an advice does to one open file: its readahead limit in pages, and whether reads are exact."""
+    files.ra_pages[np.uint64(stream)] = ra_pages
+    files.random[np.uint64(stream)] = random
+
+
+@njit(cache=True, nogil=True)
+def advise(
+    cache: PageCache,
+    files: OpenFiles,
+    stream: int,
+    advice: int,
+    offset: int,
+    length: int,
+    device_ra_pages: int,
+    log: Log,
+) -> None:
+    """``posix_fadvise(2)`` on a stream; offset and length in bytes, length 0 = to the end.
+
+    ``device_ra_pages`` is the device's limit now (NORMAL takes it, SEQUENTIAL twice that). DONTNEED drops the
+    folios that lie wholly in the range; that pages under I/O stay in the kernel's cache is not modelled.
+    """
+    s = np.uint64(stream)
+    begin = np.int64(offset)
+    count = np.int64(length)
+    if begin < 0 or count < 0:
+        return
+    last = begin + count - 1 if 0 < count <= _LAST_BYTE - begin else _LAST_BYTE
+    file = np.uint64(files.file[s])
+    if advice == FADV_NORMAL:
+        set_ra(files, stream, device_ra_pages, 0)
+    elif advice == FADV_RANDOM:
+        files.random[s] = 1
+    elif advice == FADV_SEQUENTIAL:
+        set_ra(files, stream, 2 * device_ra_pages, 0)
+    elif advice == FADV_WILLNEED:
+        first = begin >> PAGE_SHIFT
+        _forced_read(cache, files, stream, first, (last >> PAGE_SHIFT) - first + 1, np.int64(0), log)
+    elif advice == FADV_DONTNEED:
+        first = (begin + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
+        end = last >> PAGE_SHIFT
+        # The last page goes only if the range covers it to its end or to the end of the file.
+        if (last + 1) & ((1 << PAGE_SHIFT) - 1) and last != cache.size[file] - 1:
+            end -= 1
+        drop(cache, file, first, end)
+
+
+__all__ = [
+    "ASYNC_RA",
+    "DECISION_TABLES",
+    "FADV_DONTNEED",
+    "FADV_NORMAL",
+    "FADV_RANDOM",
+    "FADV_SEQUENTIAL",
+    "FADV_WILLNEED",
+    "RA_ORDER",
+    "RA_UNBOUNDED",
+    "SYNC_RA",
+    "Log",
+    "OpenFiles",
+    "advise",
+    "finish_read",
+    "is_cached",
+    "new_log",
+    "open_files",
+    "read_batch",
+    "set_ra",
+]
