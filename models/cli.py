@@ -1,0 +1,190 @@
+"""``hindsight models``: list, show and verify model packages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from hindsight.errors import ConfigurationError, ExitCode, VerificationError
+
+if TYPE_CHECKING:
+    from hindsight.models.manifest import Manifest
+
+DEFAULT_DIRECTORY = "models/exported"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands."""
+    parser.epilog = (
+        "examples:\n"
+        "  hindsight models list\n"
+        "  hindsight models show models/exported/readahead-0.1.0\n"
+        "  hindsight models verify models/exported/readahead-0.1.0\n"
+    )
+    commands = parser.add_subparsers(metavar="ACTION", required=True)
+
+    listing = _command(
+        commands,
+        "list",
+        "list the packages in a directory",
+        "Reads the manifests alone; says which ones cannot be read, and then ends with status 5.",
+        "  hindsight models list\n  hindsight models list /srv/models --json\n",
+    )
+    listing.add_argument(
+        "directory",
+        nargs="?",
+        default=DEFAULT_DIRECTORY,
+        metavar="DIR",
+        help=f"directory that holds packages (default: {DEFAULT_DIRECTORY})",
+    )
+    listing.add_argument("--json", action="store_true", help="print a list of manifests as JSON")
+    listing.set_defaults(run=list_packages)
+
+    show = _command(
+        commands,
+        "show",
+        "print what a package's manifest says",
+        "Reads the manifest alone: the files are not checked (see verify).",
+        "  hindsight models show models/exported/readahead-0.1.0\n"
+        "  hindsight models show models/exported/readahead-0.1.0 --json | jq .features\n",
+    )
+    show.add_argument("package", metavar="PACKAGE", help="directory of the package")
+    show.add_argument("--json", action="store_true", help="print the manifest itself")
+    show.set_defaults(run=show_package)
+
+    verify = _command(
+        commands,
+        "verify",
+        "check a package's integrity",
+        "Checks the manifest, the list of files, their sizes and hashes, then loads the model in a child\n"
+        "process and compares its margins with XGBoost's. Checks neither a signature nor the golden\n"
+        "predictions. Ends with status 5 if anything is wrong.",
+        "  hindsight models verify models/exported/readahead-0.1.0\n",
+    )
+    verify.add_argument("package", metavar="PACKAGE", help="directory of the package")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    verify.set_defaults(run=verify_package)
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    detail: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{detail}",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def list_packages(args: argparse.Namespace) -> int:
+    """``hindsight models list``."""
+    from pathlib import Path
+
+    from hindsight.models.package import read_manifest
+
+    directory = Path(args.directory)
+    try:
+        candidates = sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{directory}: {error.strerror}", "give a directory that holds model packages"
+        ) from None
+    status = ExitCode.OK
+    found: list[tuple[str, Manifest]] = []
+    for path in candidates:
+        try:
+            found.append((path.name, read_manifest(path)))
+        except VerificationError as error:
+            print(f"hindsight: {path}: {error.message}", file=sys.stderr)
+            status = ExitCode.VERIFICATION
+    if args.json:
+        print(json.dumps([{"package": name, **m.document()} for name, m in found], indent=2, sort_keys=True))
+    elif found:
+        rows = [("PACKAGE", "SUBSYSTEM", "MODE", "FEATURES", "ACTIONS", "EXPIRES")]
+        for name, m in found:
+            counts = str(len(m.features)), str(len(m.decision.actions))
+            rows.append((name, m.subsystem, m.mode, *counts, _date(m.expires_ns)))
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        print(f"no packages in {directory}", file=sys.stderr)
+    return status
+
+
+def show_package(args: argparse.Namespace) -> int:
+    """``hindsight models show``."""
+    from hindsight.models.manifest import canonical_json
+    from hindsight.models.package import read_manifest
+
+    manifest = read_manifest(args.package)
+    if args.json:
+        print(canonical_json(manifest.document()).decode(), end="")
+        return ExitCode.OK
+    decision = manifest.decision
+    print(f"{manifest.name} {manifest.version}")
+    facts = {
+        "subsystem": manifest.subsystem,
+        "mode": manifest.mode,
+        "objective": f"{manifest.objective.metric} [{manifest.objective.unit}], {manifest.objective.loss}",
+        "actions": ", ".join(action.name for action in decision.actions),
+        "minimum gain": f"{decision.minimum_gain:g}",
+        "bounds": ", ".join(f"{name} {low:g} … {high:g}" for name, (low, high) in manifest.bounds.items()),
+        "xgboost": manifest.xgboost_version,
+        "newest data": _date(manifest.newest_data_ns),
+        "expires": f"{_date(manifest.expires_ns)} ({manifest.valid_days} days after its newest data)",
+    }
+    for name, value in facts.items():
+        print(f"  {name:<13} {value or 'none'}")
+    print("features, in order:")
+    width = max(len(feature.name) for feature in manifest.features)
+    for feature in manifest.features:
+        print(f"  {feature.name:<{width}}  {feature.low:g} … {feature.high:g} {feature.unit}".rstrip())
+    print("made from:")
+    for name, digest in manifest.inputs.items():
+        print(f"  {digest}  {name}")
+    print("files (not checked; see hindsight models verify):")
+    for name, entry in manifest.files.items():
+        print(f"  {entry.sha256}  {name}  {entry.size} bytes")
+    return ExitCode.OK
+
+
+def verify_package(args: argparse.Namespace) -> int:
+    """``hindsight models verify``."""
+    from hindsight.models.package import verify
+
+    manifest = verify(args.package)
+    if args.json:
+        result = {
+            "name": manifest.name,
+            "version": manifest.version,
+            "mode": manifest.mode,
+            "files": len(manifest.files),
+            "bytes": manifest.size,
+            "integrity": True,
+            "signature": None,
+            "golden": None,
+        }
+        print(json.dumps(result, indent=2, sort_keys=True))
+    else:
+        print(
+            f"{manifest.name} {manifest.version}: intact; {len(manifest.files)} files, {manifest.size} bytes"
+        )
+        print(
+            "the model loads and gives XGBoost's margins; signature and golden predictions were not checked"
+        )
+    return ExitCode.OK
+
+
+def _date(time_ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).date().isoformat()
