@@ -1,0 +1,130 @@
+"""A block cgroup whose reads of some devices are throttled, on either cgroup version.
+
+Version 1 has ``blkio.throttle.read_{iops,bps}_device`` (block/blk-throttle.c), version 2 ``io.max``
+(Documentation/admin-guide/cgroup-v2.rst). Which one exists is probed from the mounts, never from a version.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hindsight.errors import HindsightError, NotPermittedError
+
+_JOIN = 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"'
+_GROUP_REMEDY = (
+    "Mount one: `mount -t cgroup -o blkio blkio /sys/fs/cgroup/blkio`, or a cgroup2 hierarchy with the io "
+    "controller; the kernel needs CONFIG_BLK_DEV_THROTTLING."
+)
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """A mounted cgroup hierarchy that can throttle block devices; ``version`` is 1 or 2."""
+
+    version: int
+    root: Path
+
+
+def rules(version: int, device: str, read_iops: int | None, read_bps: int | None) -> list[tuple[str, str]]:
+    """The (file, line) pairs that limit reads of ``device`` (``major:minor``); None lifts a limit."""
+    if version == 1:
+        return [
+            ("blkio.throttle.read_iops_device", f"{device} {read_iops or 0}"),
+            ("blkio.throttle.read_bps_device", f"{device} {read_bps or 0}"),
+        ]
+    return [("io.max", f"{device} riops={read_iops or 'max'} rbps={read_bps or 'max'}")]
+
+
+def find_hierarchy(mountinfo: str | None = None) -> Hierarchy:
+    """The hierarchy that can throttle, version 1 first (a controller is in one of the two at a time).
+
+    ``mountinfo`` is the text of /proc/self/mountinfo. Raises NotPermittedError if there is none.
+    """
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    found: list[Hierarchy] = []
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, (fstype, *_) = left.split(), right.split()
+        root = Path(fields[4])
+        if fstype == "cgroup" and (root / "blkio.throttle.read_iops_device").exists():
+            found.append(Hierarchy(1, root))
+        elif fstype == "cgroup2" and "io" in _read(root / "cgroup.controllers").split():
+            found.append(Hierarchy(2, root))
+    if not found:
+        raise NotPermittedError("no cgroup hierarchy here can throttle a block device", _GROUP_REMEDY)
+    return min(found, key=lambda hierarchy: hierarchy.version)
+
+
+class ThrottleGroup:
+    """One cgroup under the root of a hierarchy; create it, limit devices, run commands in it, remove it."""
+
+    def __init__(self, name: str, hierarchy: Hierarchy) -> None:
+        self.hierarchy = hierarchy
+        self.path = hierarchy.root / name
+
+    def create(self) -> None:
+        """Make the group. Raises NotPermittedError where the kernel refuses."""
+        try:
+            if self.hierarchy.version == 2:
+                (self.hierarchy.root / "cgroup.subtree_control").write_text("+io")
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise NotPermittedError(f"cannot make the cgroup {self.path}: {error}", "Run as root.") from error
+
+    def limit(self, device: str, read_iops: int | None, read_bps: int | None) -> None:
+        """Limit reads of ``device`` (``major:minor``) by the group's processes, per second; None lifts."""
+        for file, line in rules(self.hierarchy.version, device, read_iops, read_bps):
+            try:
+                (self.path / file).write_text(line)
+            except OSError as error:
+                raise NotPermittedError(
+                    f"cannot write {line!r} to {self.path / file}: {error}",
+                    "Run as root on a kernel with CONFIG_BLK_DEV_THROTTLING.",
+                ) from error
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """``argv`` so wrapped that it starts as a member of the group (the shell execs it)."""
+        return ["/bin/sh", "-c", _JOIN, "sh", str(self.path), *argv]
+
+    def pids(self) -> list[int]:
+        """Processes in the group now."""
+        return [int(pid) for pid in _read(self.path / "cgroup.procs").split()]
+
+    def remove(self) -> None:
+        """End the group's processes (SIGTERM, SIGKILL after a second) and remove it; no error if absent.
+
+        Raises HindsightError if it still has processes after five seconds.
+        """
+        deadline = time.monotonic() + 5
+        kill_after = time.monotonic() + 1
+        while self.path.exists():
+            for pid in self.pids():
+                _kill(pid, signal.SIGTERM if time.monotonic() < kill_after else signal.SIGKILL)
+            try:
+                self.path.rmdir()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise HindsightError(
+                        f"cannot remove the cgroup {self.path}: {error}",
+                        f"End its processes ({self.path}/cgroup.procs), then `rmdir {self.path}`.",
+                    ) from error
+                time.sleep(0.05)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

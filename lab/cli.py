@@ -1,0 +1,155 @@
+"""``hindsight lab``: throttled devices, real workloads, and the recording of the sample dataset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """examples:
+  hindsight lab workloads                                      what can be run
+  sudo hindsight lab record-sample -o /tmp/sample              every workload, both devices, two passes
+  sudo hindsight lab record-sample -o /tmp/quick --passes 1 --profile P2 --only fio-runs --only sqlite3-scan
+  sudo hindsight lab device create mine --profile P1 --size 2048
+  sudo hindsight lab device remove mine
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands of ``hindsight lab``."""
+    parser.epilog = EXAMPLES
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _configure_sample(commands)
+    _configure_device(commands)
+    workloads = commands.add_parser(
+        "workloads", help="list the workloads", description="List the workloads, one per line."
+    )
+    workloads.set_defaults(run=_workloads)
+
+
+def _configure_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sample = commands.add_parser(
+        "record-sample",
+        help="record real workloads on throttled devices",
+        description="Make the throttled devices, run the workloads on them from dropped caches, record each "
+        "run, convert the recordings to Parquet, and write down how it was done. Needs root; everything "
+        "that it makes besides the output is removed at the end.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sample.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("data/sample"),
+        metavar="DIR",
+        help="dataset to write; replaces an earlier one (default: %(default)s)",
+    )
+    sample.add_argument(
+        "--profile",
+        default="P1,P2",
+        metavar="NAMES",
+        help="device profiles, separated by commas (default: %(default)s)",
+    )
+    sample.add_argument(
+        "--passes", type=int, default=2, metavar="N", help="runs of each (default: %(default)s)"
+    )
+    sample.add_argument(
+        "--seconds",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="how long a run should last at most, roughly (default: %(default)s)",
+    )
+    sample.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="this workload instead of the sample's; may be repeated",
+    )
+    sample.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of the first pass (default: %(default)s)"
+    )
+    sample.add_argument("--keep-raw", type=Path, metavar="DIR", help="leave the raw recordings there")
+    sample.add_argument("--images", type=Path, metavar="DIR", help="where the images of the devices are put")
+    sample.set_defaults(run=_record_sample)  # fmt: skip
+
+
+def _configure_device(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    device = commands.add_parser("device", help="create, list and remove throttled devices")
+    actions = device.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = actions.add_parser("create", help="set one up; it stays until it is removed")
+    create.add_argument("name")
+    create.add_argument("--profile", default="P1", metavar="NAME", help="P1 or P2 (default: %(default)s)")
+    create.add_argument("--size", type=int, default=1024, metavar="MIB", help="(default: %(default)s)")
+    create.add_argument(
+        "--images", type=Path, metavar="DIR", help="where its image is put (default: /var/tmp)"
+    )
+    create.set_defaults(run=_create)
+    listing = actions.add_parser("list", help="show the devices that exist")
+    listing.set_defaults(run=_list)
+    remove = actions.add_parser("remove", help="remove devices, whatever state they are in")
+    remove.add_argument("names", nargs="*", metavar="NAME")
+    remove.add_argument("--all", action="store_true", help="every device of the lab")
+    remove.set_defaults(run=_remove)
+
+
+def _record_sample(arguments: argparse.Namespace) -> int:
+    from hindsight.lab.device import IMAGES
+    from hindsight.lab.sample import SampleOptions, record_sample
+
+    size = record_sample(
+        SampleOptions(
+            output=arguments.output,
+            profiles=tuple(name.strip() for name in arguments.profile.split(",") if name.strip()),
+            passes=arguments.passes,
+            seconds=arguments.seconds,
+            only=None if arguments.only is None else tuple(arguments.only),
+            seed=arguments.seed,
+            keep_raw=arguments.keep_raw,
+            images=arguments.images or IMAGES,
+        )
+    )
+    print(f"{arguments.output}: {size / 1e6:.2f} MB")
+    return 0
+
+
+def _workloads(arguments: argparse.Namespace) -> int:
+    from hindsight.lab.workloads import WORKLOADS
+
+    for name, workload in WORKLOADS.items():
+        print(f"{name:24} {'sample' if workload.in_sample else '-':7} {workload.meaning}")
+    return 0
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    from hindsight.lab import device
+
+    made = device.create(
+        arguments.name,
+        device.profile_named(arguments.profile),
+        arguments.size << 20,
+        arguments.images or device.IMAGES,
+    )
+    print(f"{made.name}: {made.node} ({made.number}) on {made.mount_point}; throttled in {made.group}")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from hindsight.lab import device
+
+    for one in device.existing():
+        print(
+            f"{one.name}\t{one.profile.name}\t{one.node or '-'}\t{one.mount_point}\t{one.group}\t{one.image}"
+        )
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from hindsight.errors import UsageError
+    from hindsight.lab import device
+
+    if bool(arguments.names) == arguments.all:
+        raise UsageError("name the devices to remove, or say --all")
+    for one in device.existing() if arguments.all else [device.find(name) for name in arguments.names]:
+        device.remove(one)
+    return 0

@@ -1,0 +1,174 @@
+"""Recording a dataset of real workloads on throttled devices, with a record of how it was done."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hindsight.errors import ConfigurationError, HindsightError, UsageError
+from hindsight.lab.device import IMAGES, LabDevice, profile_named, throttled_device
+from hindsight.lab.programs import path_of, require
+from hindsight.lab.provenance import PROVENANCE, write_provenance
+from hindsight.lab.recording import Run, record_workload
+from hindsight.lab.throttle_check import ThrottleCheck, check_throttle
+from hindsight.lab.workloads import FileSet, Workload, file_sets, select
+
+IMAGE_BYTES = 2 << 30
+PARTITION = "host="
+"""Datasets consist of directories whose names begin so (see ``capture.schema``)."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What to record.
+
+    ``only`` = names of workloads (None: those of the sample); pass ``n`` has seed ``seed + n - 1``.
+    """
+
+    output: Path
+    profiles: tuple[str, ...] = ("P1", "P2")
+    passes: int = 2
+    seconds: float = 8.0
+    only: tuple[str, ...] | None = None
+    seed: int = 1
+    keep_raw: Path | None = None
+    images: Path = IMAGES
+    image_bytes: int = IMAGE_BYTES
+
+
+def record_sample(options: SampleOptions) -> int:
+    """Record, convert and write the dataset; returns its size in bytes.
+
+    All devices exist from the beginning to the end, so that one profile is one device in every capture. A
+    pass writes new files (its own seed), then runs every workload once on each device.
+    Raises UsageError (unknown names), ConfigurationError (a program is missing; the output is something
+    else), NotPermittedError (not root), HindsightError (a run failed, events were lost, no throttle).
+    """
+    workloads = select(None if options.only is None else list(options.only))
+    profiles = [profile_named(name) for name in options.profiles]
+    if not profiles or options.passes < 1 or not options.seconds > 0:
+        raise UsageError("nothing to record", "Name a profile, at least one pass, and a positive time.")
+    require(*(w.program for w in workloads), *(p for files in file_sets(workloads) for p in files.programs))
+    _check_output(options.output)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_interruptible())
+        raw = options.keep_raw or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="hindsight-lab-"))
+        )
+        raw.mkdir(parents=True, exist_ok=True)
+        devices = [
+            stack.enter_context(
+                throttled_device(f"sample-{profile.name}", profile, options.image_bytes, options.images)
+            )
+            for profile in profiles
+        ]
+        checks = [_checked(device) for device in devices]
+        runs: list[Run] = []
+        for number in range(1, options.passes + 1):
+            seed = options.seed + number - 1
+            write_files(file_sets(workloads), devices, seed)
+            for device in devices:
+                for workload in workloads:
+                    runs.append(_run(workload, device, number, seed, options.seconds, raw))
+        return _publish(options, workloads, devices, checks, runs)
+
+
+def write_files(sets: Sequence[FileSet], devices: Sequence[LabDevice], seed: int) -> None:
+    """Write the file sets anew: made on the first device, copied to the others, on disk at the end."""
+    first, *others = [device.mount_point for device in devices]
+    for files in sets:
+        _say(f"writing {files.name}, seed {seed}")
+        for mount_point in (first, *others):
+            shutil.rmtree(mount_point / files.name, ignore_errors=True)
+        files.prepare(first / files.name, seed)
+        for mount_point in others:
+            # Copied by cp, not sparsely: a hole would be read without I/O.
+            subprocess.run(
+                [path_of("cp") or "cp", "-a", "--sparse=never", "--reflink=never",
+                 str(first / files.name), str(mount_point / files.name)], check=True,
+            )  # fmt: skip
+    for mount_point in (first, *others):
+        subprocess.run([path_of("sync") or "sync", "-f", str(mount_point)], check=True)
+
+
+def _run(workload: Workload, device: LabDevice, number: int, seed: int, seconds: float, raw: Path) -> Run:
+    run = record_workload(workload, device, number, seed, seconds, raw)
+    _say(
+        f"pass {number} {run.profile} {run.workload:24} {run.elapsed_ns / 1e9:6.1f} s {run.events:7} events "
+        f"{run.device_reads:6} device reads"
+    )
+    if run.lost:
+        raise HindsightError(
+            f"{run.lost} events of {run.workload} were lost", "Record on a less busy machine."
+        )
+    return run
+
+
+def _checked(device: LabDevice) -> ThrottleCheck:
+    check = check_throttle(device)
+    _say(f"{device.profile.name} is {device.node}: {check.iops:.0f} reads/s (limit {check.limit})")
+    if not check.effective:
+        raise HindsightError(
+            f"the throttle of {device.node} is not in force: {check.iops:.0f} reads/s, limit {check.limit}"
+        )
+    return check
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ConfigurationError(f"{output} is not a directory", "Name another: -o DIR.")
+    if output.is_dir() and any(output.iterdir()) and not (output / PROVENANCE).exists():
+        raise ConfigurationError(
+            f"{output} is not empty and holds no dataset of the lab", "Name another: -o DIR."
+        )
+
+
+def _publish(
+    options: SampleOptions,
+    workloads: Sequence[Workload],
+    devices: Sequence[LabDevice],
+    checks: Sequence[ThrottleCheck],
+    runs: Sequence[Run],
+) -> int:
+    """Convert into a directory beside the output, then put it in the output's place."""
+    from hindsight.capture.convert import convert
+
+    output = options.output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
+        fresh = Path(temporary) / "dataset"
+        fresh.mkdir(mode=0o755)
+        # Names of programs are public here: they are what the workloads are.
+        convert([run.segment for run in runs], fresh, comm=True)
+        write_provenance(fresh, workloads, devices, checks, runs, options.seconds)
+        for path in [fresh, *fresh.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if output.exists():
+            output.rename(Path(temporary) / "previous")
+        fresh.rename(output)
+    return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the recording as Ctrl-C does, so that devices are removed."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _say(message: str) -> None:
+    print(f"hindsight: {message}", file=sys.stderr, flush=True)
