@@ -1,0 +1,216 @@
+"""Paired comparison of arms on the same blocks, by a block bootstrap.
+
+The figure is a ratio of sums: gain = 1 - sum(cost of the arm) / sum(cost of the baseline). Within a capture,
+neighbouring blocks depend on each other (the cache remembers), so that contiguous runs of blocks are drawn,
+circularly, of length n^(1/3) (Künsch 1989; Politis and Romano 1992). Where an evaluation asks about units
+that were not seen (programs, hosts), whole units are drawn first. The same draws serve every arm.
+
+Percentile intervals of few units are too short; the quantiles are moved outwards as if by Student's t
+(the "expanded percentile" interval: Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
+
+Sums are exact in int64; divisions and order statistics are the only floating-point operations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from hindsight.errors import VerificationError
+from hindsight.pipeline.evidence.panel import Panel
+
+_CHUNK = 1 << 22
+"""Elements gathered at a time; bounds the memory of a bootstrap."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an arm changed against a baseline; gains are fractions of the baseline's cost, positive is good.
+
+    ``low``, ``high`` are None where a draw had nothing to compare (a baseline without cost). ``p`` is
+    two-sided, from the bootstrap's standard error and Student's t; ``detectable`` is the smallest gain or
+    loss that this much data would have shown with the wanted power.
+    """
+
+    blocks: int
+    units: int
+    baseline: int
+    arm: int
+    gain: float
+    low: float | None
+    high: float | None
+    error: float
+    p: float
+    detectable: float | None
+    median_block: float | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is an interval to judge by."""
+        return self.low is not None and self.units >= 2
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Drawn sums of every arm and metric: int64, shape (draws, n_arms, n_metrics); same draws for all."""
+
+    panel: Panel
+    sums: NDArray[np.int64]
+    units: int
+    resampled: str
+
+    def effect(
+        self,
+        arm: str,
+        baseline: str = "stock",
+        metric: int = 0,
+        confidence: float = 0.95,
+        power: float = 0.8,
+    ) -> Effect:
+        """The gain of ``arm`` over ``baseline`` in one metric."""
+        a, b = self.panel.arms.index(arm), self.panel.arms.index(baseline)
+        values = self.panel.values
+        arm_sum, base_sum = int(values[:, a, metric].sum()), int(values[:, b, metric].sum())
+        gain = _gain(arm_sum, base_sum)
+        draws = _gains(self.sums[:, a, metric], self.sums[:, b, metric])
+        low = high = detectable = None
+        error, p = math.nan, 1.0
+        if self.units >= 2 and math.isfinite(gain) and bool(np.isfinite(draws).all()):
+            low, high = expanded_interval(draws, self.units, confidence)
+            error = float(np.std(draws, ddof=1))
+            df = self.units - 1
+            if error > 0.0:
+                p = float(2.0 * special.stdtr(df, -abs(gain) / error))
+            else:
+                p = 1.0 if gain == 0.0 else 0.0
+            reach = special.stdtrit(df, 0.5 + confidence / 2.0) + special.stdtrit(df, power)
+            detectable = float(reach) * error
+        return Effect(
+            blocks=len(self.panel),
+            units=self.units,
+            baseline=base_sum,
+            arm=arm_sum,
+            gain=gain,
+            low=low,
+            high=high,
+            error=error,
+            p=p,
+            detectable=detectable,
+            median_block=_median_gain(values[:, a, metric], values[:, b, metric]),
+        )
+
+
+def generator(seed: int, *names: str) -> np.random.Generator:
+    """PCG64, seeded by ``seed`` and by what it is for, so that one figure's draws never move another's."""
+    digest = hashlib.sha256("\x1f".join(names).encode()).digest()
+    return np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest[:8], "little")]))
+
+
+def run_length(n_blocks: int) -> int:
+    """Length of the contiguous runs that are drawn from a sequence of ``n_blocks``."""
+    return max(1, round(n_blocks ** (1.0 / 3.0)))
+
+
+def bootstrap(panel: Panel, draws: int, seed: int, unit: str | None = None) -> Bootstrap:
+    """Draw the blocks of ``panel`` again, ``draws`` times.
+
+    ``unit`` None: workloads and captures are as they are, time is drawn (contiguous runs within each
+    capture). ``unit`` "program", "host", …: as many of these units as there are, drawn with replacement,
+    and time within each. With a single unit only time can be drawn.
+    """
+    n, arms, metrics = panel.values.shape
+    if n == 0:
+        return Bootstrap(panel, np.zeros((draws, arms, metrics), dtype=np.int64), 0, "nothing")
+    flat = panel.values.reshape(n, arms * metrics)
+    if float(flat.max()) * n * n > float(2**62):
+        # A unit drawn in every slot multiplies its sum by their number; n² bounds that generously.
+        raise VerificationError("metrics are too large for exact sums; use a coarser unit")
+    labels = np.zeros(n, dtype=object) if unit is None else getattr(panel, unit)
+    clusters = [np.flatnonzero(labels == name) for name in sorted(set(labels.tolist()), key=str)]
+    rng = generator(seed, panel.evaluation, "bootstrap", unit or "time", *_names(panel))
+    sums = np.zeros((draws, flat.shape[1]), dtype=np.int64)
+    if len(clusters) == 1:
+        runs = 0
+        for rows in _sequences(panel, clusters[0]):
+            runs += _draw_runs(flat[rows], rng, sums, np.arange(draws))
+        return Bootstrap(panel, sums.reshape(draws, arms, metrics), runs, "time")
+    slots = rng.integers(0, len(clusters), size=(draws, len(clusters)))
+    for index, cluster in enumerate(clusters):
+        into = np.nonzero(slots == index)[0]
+        for rows in _sequences(panel, cluster):
+            _draw_runs(flat[rows], rng, sums, into)
+    return Bootstrap(panel, sums.reshape(draws, arms, metrics), len(clusters), unit or "time")
+
+
+def expanded_interval(draws: NDArray[np.float64], units: int, confidence: float) -> tuple[float, float]:
+    """Percentile interval of ``draws``, its quantiles moved outwards for ``units`` independent units."""
+    t = special.stdtrit(units - 1, 0.5 + confidence / 2.0)
+    tail = float(special.ndtr(-math.sqrt(units / (units - 1)) * t))
+    ordered = np.sort(draws)
+    # Order statistics, not interpolation: nothing is rounded that need not be.
+    low = max(0, math.floor(tail * (len(ordered) + 1)) - 1)
+    return float(ordered[low]), float(ordered[len(ordered) - 1 - low])
+
+
+def _names(panel: Panel) -> list[str]:
+    return sorted({f"{w}\x1e{d}" for w, d in panel.groups()})
+
+
+def _sequences(panel: Panel, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """``rows`` (sorted) cut into the sequences within which time runs: one per capture and what ran in it."""
+    changed = np.zeros(len(rows), dtype=bool)
+    changed[0] = True
+    for key in (panel.host, panel.workload, panel.device, panel.capture, panel.program):
+        column = key[rows]
+        changed[1:] |= column[1:] != column[:-1]
+    return np.split(rows, np.flatnonzero(changed)[1:])
+
+
+def _draw_runs(
+    values: NDArray[np.int64], rng: np.random.Generator, sums: NDArray[np.int64], into: NDArray[np.intp]
+) -> int:
+    """Add one circular-run resample of ``values`` (n, columns) to each row ``into`` of ``sums``.
+
+    A row may stand several times in ``into``. Returns the number of runs that one resample consists of.
+    """
+    n, columns = values.shape
+    length = run_length(n)
+    runs = -(-n // length)
+    # prefix[i] = sum of the first i rows of the sequence written twice: a circular run is a difference.
+    prefix = np.zeros((2 * n + 1, columns), dtype=np.int64)
+    np.cumsum(np.concatenate([values, values]), axis=0, out=prefix[1:])
+    lengths = np.full(runs, length, dtype=np.int64)
+    lengths[-1] = n - (runs - 1) * length
+    step = max(1, _CHUNK // (runs * columns))
+    for first in range(0, len(into), step):
+        rows = into[first : first + step]
+        starts = rng.integers(0, n, size=(len(rows), runs))
+        drawn = (prefix[starts + lengths] - prefix[starts]).sum(axis=1)
+        np.add.at(sums, rows, drawn)
+    return runs
+
+
+def _gain(arm: int, baseline: int) -> float:
+    if baseline == 0:
+        return 0.0 if arm == 0 else -math.inf
+    return (baseline - arm) / baseline
+
+
+def _gains(arm: NDArray[np.int64], baseline: NDArray[np.int64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = (baseline - arm) / baseline
+    out[(baseline == 0) & (arm == 0)] = 0.0
+    return out
+
+
+def _median_gain(arm: NDArray[np.int64], baseline: NDArray[np.int64]) -> float | None:
+    """Median over the blocks in which the baseline had a cost."""
+    some = baseline > 0
+    if not some.any():
+        return None
+    return float(np.median((baseline[some] - arm[some]) / baseline[some]))
