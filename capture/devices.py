@@ -1,0 +1,167 @@
+"""Facts about block devices: readahead limit, queue limits, file system, and the block cgroup's throttle."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+Device = tuple[int, int]
+"""A device as (major, minor)."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo."""
+
+    device: Device
+    root: str
+    where: Path
+    fstype: str
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def mounts() -> list[Mount]:
+    """The mounts of this process's namespace, in the kernel's order (proc_pid_mountinfo(5))."""
+    found = []
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    for line in text.splitlines():
+        words = line.split(" ")
+        major, minor = words[2].split(":")
+        fstype = words[words.index("-") + 1]
+        found.append(Mount((int(major), int(minor)), _unescape(words[3]), Path(_unescape(words[4])), fstype))
+    return found
+
+
+def _sysfs(device: Device) -> Path:
+    return Path(f"/sys/dev/block/{device[0]}:{device[1]}").resolve()
+
+
+def is_block(device: Device) -> bool:
+    """Whether the number is that of a block device."""
+    return Path(f"/sys/dev/block/{device[0]}:{device[1]}").exists()
+
+
+def whole_disk(device: Device) -> Device:
+    """The disk of a partition (whose number block requests carry); other devices are returned as they are."""
+    path = _sysfs(device)
+    if (path / "partition").exists():
+        major, minor = (path.parent / "dev").read_text().split(":")
+        return int(major), int(minor)
+    return device
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def device_facts(extra: tuple[Device, ...] = ()) -> list[dict[str, object]]:
+    """Rows of the table ``devices`` (throttles still null), sorted: mounted block devices and ``extra``."""
+    fstypes: dict[Device, str] = dict.fromkeys(extra, "")
+    for mount in mounts():
+        if is_block(mount.device):
+            fstypes[mount.device] = mount.fstype
+    rows: list[dict[str, object]] = []
+    for device in sorted(fstypes):
+        queue = _sysfs(whole_disk(device)) / "queue"
+        scheduler = ""
+        with contextlib.suppress(OSError):
+            text = (queue / "scheduler").read_text().strip()
+            chosen = re.search(r"\[(.+?)\]", text)
+            scheduler = chosen[1] if chosen else text
+        rows.append(
+            {
+                "dev_major": device[0],
+                "dev_minor": device[1],
+                "fstype": fstypes[device],
+                "read_ahead_kb": _number(queue / "read_ahead_kb"),
+                "max_sectors_kb": _number(queue / "max_sectors_kb"),
+                "optimal_io_size": _number(queue / "optimal_io_size"),
+                "rotational": bool(_number(queue / "rotational")),
+                "scheduler": scheduler,
+                "nr_requests": _number(queue / "nr_requests"),
+                "throttle_read_iops": None,
+                "throttle_read_bps": None,
+            }
+        )
+    return rows
+
+
+Throttle = dict[Device, dict[str, int]]
+"""By device: ``iops`` and ``bps`` limits of reads, where there are any."""
+
+
+def read_throttle(pid: int) -> Throttle:
+    """The read limits that the block cgroup (version 1 or 2) of a process sets, by device.
+
+    A process that has ended, or a host without block cgroups, gives no limits.
+    """
+    limits: Throttle = {}
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return limits
+    hierarchies = _cgroup_mounts()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "blkio" in controllers.split(",") and "blkio" in hierarchies:
+            _read_v1(hierarchies["blkio"] / path.lstrip("/"), limits)
+        elif controllers == "" and "cgroup2" in hierarchies:
+            _read_v2(hierarchies["cgroup2"], path, limits)
+    return limits
+
+
+def _cgroup_mounts() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        _, where, kind, options, *_ = line.split()
+        if kind == "cgroup2":
+            found.setdefault("cgroup2", Path(_unescape(where)))
+        elif kind == "cgroup" and "blkio" in options.split(","):
+            found.setdefault("blkio", Path(_unescape(where)))
+    return found
+
+
+def _limit(limits: Throttle, device: str, kind: str, value: int) -> None:
+    major, minor = device.split(":")
+    entry = limits.setdefault((int(major), int(minor)), {})
+    entry[kind] = min(value, entry.get(kind, value))
+
+
+def _read_v1(group: Path, limits: Throttle) -> None:
+    for kind in ("iops", "bps"):
+        with contextlib.suppress(OSError):
+            for line in (group / f"blkio.throttle.read_{kind}_device").read_text().splitlines():
+                device, value = line.split()
+                _limit(limits, device, kind, int(value))
+
+
+def _read_v2(mount: Path, path: str, limits: Throttle) -> None:
+    group = mount / path.lstrip("/")
+    while True:  # a limit of any ancestor holds as well
+        with contextlib.suppress(OSError):
+            for line in (group / "io.max").read_text().splitlines():
+                device, *settings = line.split()
+                for setting in settings:
+                    key, _, value = setting.partition("=")
+                    if key in ("riops", "rbps") and value != "max":
+                        _limit(limits, device, key[1:], int(value))
+        if group == mount or mount not in group.parents:
+            return
+        group = group.parent
+
+
+def apply_throttle(rows: list[dict[str, object]], limits: Throttle) -> None:
+    """Put limits into rows of :func:`device_facts`; a partition inherits those of its disk."""
+    for row in rows:
+        device = (int(str(row["dev_major"])), int(str(row["dev_minor"])))
+        limit = limits.get(device) or limits.get(whole_disk(device)) or {}
+        row["throttle_read_iops"] = limit.get("iops")
+        row["throttle_read_bps"] = limit.get("bps")

@@ -1,0 +1,196 @@
+"""A sealed recording on disk: what it holds, how it is written, how it is verified.
+
+A segment is a directory, immutable once it has its final name::
+
+    <capture>-0000/
+        manifest.json                     format of the segment, size and sha256 of every other file
+        facts.json                        rows of the tables that are no events; counters; what was configured
+        raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them
+        formats/<system>/<event>/format   layout of each recorded tracepoint
+        formats/header_page, formats/header_event
+
+Directories have mode 0700 and files 0600: raw trace holds names of programs and inode numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hindsight.errors import ConfigurationError, VerificationError
+
+SEGMENT_VERSION = 1
+MANIFEST = "manifest.json"
+FACTS = "facts.json"
+_TEMPORARY = ".recording-"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SegmentWriter:
+    """A segment under construction, in a directory with a temporary name next to its final one."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.final = directory / name
+        self.path = directory / f"{_TEMPORARY}{name}"
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"recordings cannot be written to {directory}: {error.strerror}", "Choose another -o DIR."
+            ) from error
+
+    def raw_directory(self, instance: str) -> Path:
+        """Where the sub-buffers of an instance go."""
+        return self.path / "raw" / instance
+
+    def add(self, name: str, data: bytes) -> None:
+        """Write one file (``name`` may hold slashes)."""
+        path = self.path / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+
+    def seal(self, facts: dict[str, Any]) -> Path:
+        """Write the facts and the manifest, make all durable, give the segment its name; returns its path."""
+        self.add(FACTS, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        files = {
+            str(path.relative_to(self.path)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"segment_version": SEGMENT_VERSION, "files": files}
+        self.add(MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        for directory in [self.path, *(p for p in self.path.rglob("*") if p.is_dir())]:
+            os.chmod(directory, 0o700)
+            _fsync(directory)
+        os.rename(self.path, self.final)
+        _fsync(self.final.parent)
+        return self.final
+
+    def discard(self) -> None:
+        """Remove what was written, if it was not sealed."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A sealed segment: its path and its facts."""
+
+    path: Path
+    facts: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The segment's name; it begins with the id of the capture."""
+        return self.path.resolve().name
+
+    def raw(self, instance: str, cpu: int) -> Path | None:
+        """The sub-buffers of one CPU, None when it recorded nothing."""
+        name = f"raw/{instance}/cpu{cpu}.pages"
+        return self.path / name if name in self.files else None
+
+    def text(self, name: str) -> str:
+        """The text of one file of the segment."""
+        return (self.path / name).read_text()
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path.parent} is not a sealed recording: it has no {path.name}") from None
+    except PermissionError:
+        raise ConfigurationError(
+            f"{path} may not be read", "Recordings belong to the user who recorded them (often root)."
+        ) from None
+    except ValueError as error:
+        raise VerificationError(f"{path} is damaged: {error}", "Record again, or restore the file.") from None
+
+
+def open_segment(path: Path, verify: bool = True) -> Segment:
+    """Open a sealed segment; ``verify`` checks size and hash of every file.
+
+    Raises ConfigurationError when it is none, and VerificationError when it is damaged or of another version.
+    """
+    manifest = _load_json(path / MANIFEST)
+    version = manifest.get("segment_version") if isinstance(manifest, dict) else None
+    if version != SEGMENT_VERSION:
+        raise VerificationError(
+            f"{path} is a segment of version {version}; this program reads version {SEGMENT_VERSION}",
+            "Convert it with the release of hindsight that recorded it.",
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or FACTS not in files:
+        raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS}")
+    if verify:
+        for name, expected in files.items():
+            _verify(path, name, expected)
+    facts = _load_json(path / FACTS)
+    if not isinstance(facts, dict):
+        raise VerificationError(f"{path / FACTS} is damaged")
+    return Segment(path, facts, files)
+
+
+def _verify(path: Path, name: str, expected: Any) -> None:
+    file = path / name
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise VerificationError(f"{path / MANIFEST} is damaged: it names {name!r}")
+    try:
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise VerificationError(f"{file} has {size} bytes, its manifest says {expected['bytes']}")
+        if _sha256(file) != expected["sha256"]:
+            raise VerificationError(f"{file} does not have the sha256 of its manifest: it was altered")
+    except OSError as error:
+        raise VerificationError(f"{file} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError):
+        raise VerificationError(f"{path / MANIFEST} is damaged at {name!r}") from None
+
+
+def find_segments(paths: list[Path]) -> list[Path]:
+    """The sealed segments that these paths are or directly contain, sorted by name.
+
+    Raises ConfigurationError for a path that holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if (path / MANIFEST).exists():
+            found[path] = None
+            continue
+        try:
+            inside = sorted(
+                p for p in path.iterdir() if (p / MANIFEST).exists() and not p.name.startswith(_TEMPORARY)
+            )
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}", "Name a directory of recordings.") from None
+        if not inside:
+            raise ConfigurationError(
+                f"{path} holds no sealed recording",
+                "Record one: sudo hindsight capture record -o DIR -- CMD",
+            )
+        found |= dict.fromkeys(inside)
+    return sorted(found, key=lambda p: p.resolve().name)

@@ -1,0 +1,204 @@
+"""Private tracefs instances: find tracefs, create an instance, configure it, read its counters, remove it.
+
+Everything is probed for at run time; what a kernel lacks is reported and never inferred from its version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hindsight.errors import HindsightError, NotPermittedError
+
+MOUNT_POINT = Path("/sys/kernel/tracing")
+_PREFIX = "hindsight-"
+_ROOT_REMEDY = "Run it as root, for instance: sudo hindsight capture record …"
+_MOUNT_REMEDY = f"As root: mount -t tracefs nodev {MOUNT_POINT}"
+
+
+def locate() -> Path:
+    """The directory where tracefs is mounted; mounts it when that is allowed.
+
+    Raises NotPermittedError with the remedy when there is no tracefs or this process may not use it.
+    """
+    mounted = _mounted()
+    if mounted is None and os.geteuid() == 0:
+        _mount()
+        mounted = _mounted()
+    if mounted is None:
+        raise NotPermittedError("tracefs is not mounted", _MOUNT_REMEDY)
+    if not os.access(mounted / "instances", os.W_OK | os.X_OK):
+        if not os.access(mounted, os.X_OK):
+            raise NotPermittedError(f"this process may not use tracefs ({mounted})", _ROOT_REMEDY)
+        if not (mounted / "instances").is_dir():
+            raise NotPermittedError(
+                "this kernel has no tracefs instances", "Its tracing support is too small."
+            )
+        raise NotPermittedError(f"this process may not create instances in {mounted}", _ROOT_REMEDY)
+    return mounted
+
+
+def _mounted() -> Path | None:
+    found = []
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            _, where, kind, *_ = line.split()
+            if kind == "tracefs":
+                found.append(Path(where))
+    return MOUNT_POINT if MOUNT_POINT in found else min(found, default=None)
+
+
+def _mount() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not MOUNT_POINT.is_dir():
+        raise NotPermittedError(
+            "this kernel has no tracefs", "It needs CONFIG_TRACING and CONFIG_EVENT_TRACING."
+        )
+    if libc.mount(b"nodev", os.fsencode(MOUNT_POINT), b"tracefs", 0, None) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EBUSY:
+            raise NotPermittedError(f"tracefs cannot be mounted: {os.strerror(number)}", _MOUNT_REMEDY)
+
+
+def remove_abandoned(tracefs: Path) -> list[str]:
+    """Remove instances of recorders that no longer live (killed ones); returns their names."""
+    removed = []
+    for path in sorted((tracefs / "instances").glob(f"{_PREFIX}*")):
+        owner = path.name[len(_PREFIX) :].split("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            with contextlib.suppress(OSError):
+                path.rmdir()
+                removed.append(path.name)
+    return removed
+
+
+class Instance:
+    """One private tracefs instance, switched off until :meth:`on` is called; :meth:`remove` it in the end."""
+
+    def __init__(self, tracefs: Path, name: str) -> None:
+        self.path = tracefs / "instances" / f"{_PREFIX}{os.getpid()}-{name}"
+        self.name = name
+        try:
+            self.path.mkdir()
+        except OSError as error:
+            raise NotPermittedError(
+                f"a tracefs instance cannot be created: {error.strerror}",
+                _ROOT_REMEDY if error.errno in (errno.EACCES, errno.EPERM) else None,
+            ) from error
+        self.write("tracing_on", "0")
+
+    def write(self, name: str, text: str) -> None:
+        """Write one control file; raises OSError as the kernel returns it."""
+        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_TRUNC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+    def append(self, name: str, text: str) -> None:
+        """Add a line to one control file."""
+        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(descriptor, text.encode() + b"\n")
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str) -> str:
+        """The text of one file of the instance."""
+        return (self.path / name).read_text(encoding="utf-8", errors="replace")
+
+    def configure(self, buffer_kb: int) -> None:
+        """Clock ``mono``, no overwriting, ``buffer_kb`` KiB per CPU.
+
+        Raises NotPermittedError when the kernel lacks the clock or cannot allocate the buffer.
+        """
+        if "mono" not in self.read("trace_clock").replace("[", " ").replace("]", " ").split():
+            raise NotPermittedError(
+                "this kernel's tracing has no clock 'mono'", "Events could not be placed in time."
+            )
+        self.write("trace_clock", "mono")
+        self.write("options/overwrite", "0")
+        try:
+            self.write("buffer_size_kb", str(buffer_kb))
+        except OSError as error:
+            raise HindsightError(
+                f"ring buffers of {buffer_kb} KiB per CPU cannot be allocated: {error.strerror}",
+                "Use a smaller --buffer-kb.",
+            ) from error
+
+    def has(self, event: str) -> bool:
+        """Whether this kernel has the tracepoint ``system/event``."""
+        return (self.path / "events" / event / "enable").exists()
+
+    def enable(self, events: Iterable[str], filters: Mapping[str, str]) -> None:
+        """Switch tracepoints on (``system/event``), after their filter (by event) has been set."""
+        for event in events:
+            if event in filters:
+                try:
+                    self.write(f"events/{event}/filter", filters[event])
+                except OSError as error:
+                    raise NotPermittedError(
+                        f"the kernel refuses the filter {filters[event]!r} on {event}: {error.strerror}",
+                        "Record without --device.",
+                    ) from error
+            self.write(f"events/{event}/enable", "1")
+
+    def follow(self, pids: Iterable[int]) -> None:
+        """Record only these threads and, from now on, the threads that they create."""
+        self.write("options/event-fork", "1")
+        for pid in pids:
+            self.append("set_event_pid", str(pid))
+
+    def ignore(self, pids: Iterable[int]) -> None:
+        """Never record these threads."""
+        for pid in pids:
+            self.append("set_event_notrace_pid", str(pid))
+
+    def on(self) -> None:
+        """Start recording."""
+        self.write("tracing_on", "1")
+
+    def off(self) -> None:
+        """Stop recording; what is in the buffers stays."""
+        self.write("tracing_on", "0")
+
+    def cpus(self) -> list[int]:
+        """The processors that have a ring buffer, ascending."""
+        return sorted(int(p.name[3:]) for p in (self.path / "per_cpu").iterdir() if p.name.startswith("cpu"))
+
+    def stats(self, cpu: int) -> dict[str, int]:
+        """The kernel's counters of one ring buffer: entries, overrun, commit overrun, dropped events, …"""
+        counters = {}
+        for line in self.read(f"per_cpu/cpu{cpu}/stats").splitlines():
+            key, _, value = line.partition(":")
+            if value.strip().isdigit():
+                counters[key.strip()] = int(value)
+        return counters
+
+    def subbuffer_bytes(self) -> int:
+        """Size of one sub-buffer (a page, unless somebody changed it)."""
+        try:
+            return int(self.read("buffer_subbuf_size_kb")) * 1024
+        except (FileNotFoundError, ValueError):
+            return os.sysconf("SC_PAGE_SIZE")
+
+    def remove(self) -> None:
+        """Remove the instance; everything that read it must be closed."""
+        with contextlib.suppress(OSError):
+            self.off()
+        for _ in range(50):
+            try:
+                self.path.rmdir()
+                return
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(0.02)  # EBUSY while the kernel still lets go of a reader
+        raise HindsightError(
+            f"the tracefs instance {self.path} could not be removed", f"As root: rmdir {self.path}"
+        )
