@@ -49,12 +49,12 @@ def _bench(
 
 
 def _points(budget: Budget) -> int:
-    return budget.random_reads
+    return budget.random_reads * 4 // 5
 
 
 def _scans(budget: Budget) -> int:
-    # 256 entries are 16 blocks in a row; the first blocks of a scan each wait for the device.
-    return max(1, budget.random_reads // 8)
+    # 256 entries are 16 blocks in a row, which take several requests.
+    return max(1, budget.random_reads // 10)
 
 
 def _entries(budget: Budget) -> int:
@@ -67,12 +67,16 @@ _MAPPED = "--mmap_read=1"
 WORKLOADS = (
     _bench("readrandom", "point reads, FADV_RANDOM by the program", "readrandom", _points),
     _bench("readrandom-plain", "point reads, no advice", "readrandom", _points, *_PLAIN, sample=False),
-    _bench("readseq", "a scan with FADV_RANDOM and the program's own readahead(2)", "readseq", _entries),
+    _bench("readseq", "a scan with FADV_RANDOM and the program's own readahead(2)", "readseq",
+           lambda budget: _entries(budget) * 2 // 5),
     _bench("readseq-plain", "a scan, no advice", "readseq", _entries, *_PLAIN),
     _bench("readreverse", "a backward scan, no advice", "readreverse",
-           lambda budget: budget.random_reads * (BLOCK // VALUE), *_PLAIN),
+           lambda budget: budget.random_reads * (BLOCK // VALUE), *_PLAIN, sample=False),
     _bench("scans", "scans of 256 entries from random keys, no advice", "seekrandom", _scans,
            *_PLAIN, "--seek_nexts=256"),
-    _bench("readrandom-mmap", "point reads through a mapping", "readrandom", _points, _MAPPED),
-    _bench("readseq-mmap", "a scan through a mapping", "readseq", _entries, _MAPPED),
+    # Through a mapping the default advice means a request per page, here five for a point read.
+    _bench("readrandom-mmap", "point reads through a mapping, MADV_RANDOM by the program", "readrandom",
+           lambda budget: _points(budget) // 5, _MAPPED),
+    _bench("readseq-mmap", "a scan through a mapping, no advice", "readseq",
+           lambda budget: _entries(budget) // 2, _MAPPED, *_PLAIN),
 )  # fmt: skip

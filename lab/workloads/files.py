@@ -8,8 +8,8 @@ from pathlib import Path
 from hindsight.lab.workloads.workload import Budget, FileSet, Workload
 
 SMALL_FILES = 900
-LARGE_FILES = 3
-LARGE_BYTES = 16 << 20
+LARGE_FILES = 2
+LARGE_BYTES = 10 << 20
 _WORDS = 4096
 
 
@@ -59,6 +59,6 @@ def _tar_large(directory: Path, seed: int, budget: Budget) -> list[str]:
 WORKLOADS = (
     Workload("grep-tree", "grep", TREE, "a recursive search in a source tree", _grep, ok_statuses=(1,)),
     Workload("grep-logs", "grep", _LOGS, "a recursive search in large logs", _grep, ok_statuses=(1,)),
-    Workload("tar-tree", "tar", TREE, "an archive of a source tree", _tar),
+    Workload("tar-tree", "tar", TREE, "an archive of a source tree", _tar, in_sample=False),
     Workload("tar-logs", "tar", _LOGS, "an archive of large logs, 32 KiB a read", _tar_large),
 )

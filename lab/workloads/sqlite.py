@@ -58,7 +58,7 @@ def _scan(first: int, last: int) -> str:
     return f"SELECT sum(length(payload)) FROM t WHERE id BETWEEN {first} AND {last};"
 
 
-def _queries(name: str, meaning: str, sql: Callable[[int, Budget], str]) -> Workload:
+def _queries(name: str, meaning: str, sql: Callable[[int, Budget], str], sample: bool = True) -> Workload:
     def command(directory: Path, seed: int, budget: Budget) -> list[str]:
         return [
             "sqlite3",
@@ -68,7 +68,7 @@ def _queries(name: str, meaning: str, sql: Callable[[int, Budget], str]) -> Work
             "PRAGMA mmap_size = 0; " + sql(seed, budget),
         ]
 
-    return Workload(f"sqlite3-{name}", "sqlite3", FILES, meaning, command)
+    return Workload(f"sqlite3-{name}", "sqlite3", FILES, meaning, command, sample)
 
 
 def _phases(seed: int, budget: Budget) -> str:
@@ -89,6 +89,6 @@ WORKLOADS = (
     _queries("points", "rows by key, at random",
              lambda seed, budget: _points(budget.random_reads // 2, seed)),
     _queries("ranges", "128 rows in a row from random keys",
-             lambda seed, budget: _ranges(max(1, budget.random_reads // 8), 128, seed)),
+             lambda seed, budget: _ranges(max(1, budget.random_reads // 8), 128, seed), sample=False),
     _queries("phases", "points, a scan, ranges, points, a scan: on one descriptor", _phases),
 )  # fmt: skip
