@@ -1,0 +1,154 @@
+"""``hindsight pipeline``: the stages that `dvc repro` runs, and questions that need no stage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hindsight.subsystems.contract import Subsystem
+
+STAGES = {
+    "ingest": "read the dataset: manifest, demand, factual replay of the stock logic",
+    "featurize": "split in time, calibrate, label the states of the stock policy",
+    "train": "train the model, one without each program, and the null model",
+    "evaluate": "run all arms on the captures kept back, and assess them",
+    "package": "write the model with its evidence to models/exported/",
+    "report": "render the report to reports/SUBSYSTEM/",
+}
+
+EXAMPLES = """examples:
+  hindsight pipeline headroom data/sample
+  hindsight pipeline replay captures --arm stock --emit emitted.parquet
+  hindsight pipeline fidelity captures --emitted emitted.parquet
+  dvc repro && hindsight pipeline show
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands."""
+    parser.epilog = EXAMPLES
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, run: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--subsystem", help="the kernel decision (default: the only one that is installed)")
+        sub.set_defaults(run=run)
+        return sub
+
+    def params(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--params",
+            type=Path,
+            default=Path("params.yaml"),
+            metavar="FILE",
+            help="parameters; relative paths start from where it is (default: params.yaml)",
+        )
+
+    def dataset(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "dataset", type=Path, metavar="DATASET", help="what `hindsight capture convert` wrote"
+        )
+
+    for name, text in STAGES.items():
+        params(add(name, text, _stage))
+
+    sub = add("replay", "replay the stock logic without reading what the kernel decided", _replay)
+    dataset(sub)
+    sub.add_argument("--arm", choices=["stock"], default="stock", help="whose decisions (default: stock)")
+    sub.add_argument("--emit", type=Path, required=True, metavar="FILE", help="where to write them (Parquet)")
+
+    sub = add("fidelity", "compare emitted decisions with those that the kernel recorded", _fidelity)
+    dataset(sub)
+    sub.add_argument("--emitted", type=Path, required=True, metavar="FILE", help="what `replay --emit` wrote")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON")
+
+    sub = add(
+        "headroom", "what was there to win, per device, program and file; no model is needed", _headroom
+    )
+    dataset(sub)
+    params(sub)
+    sub.add_argument("--top", type=int, default=20, metavar="N", help="so many lines (default: 20)")
+    sub.add_argument("--json", action="store_true", help="everything, as JSON")
+
+    sub = add("show", "print the verdict of the last run and where its report is", _show)
+    params(sub)
+    sub.add_argument("--json", action="store_true", help="the whole report, as JSON")
+
+
+def _subsystem(name: str | None) -> Subsystem:
+    from hindsight.errors import UsageError
+    from hindsight.subsystems import contract
+
+    installed = contract.names()
+    if name is None and len(installed) != 1:
+        raise UsageError(
+            f"{len(installed)} subsystems are installed: {', '.join(installed)}",
+            "choose one with --subsystem",
+        )
+    return contract.load(name or installed[0])
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from hindsight.pipeline import stages
+    from hindsight.pipeline.params import load
+
+    for line in stages.run(args.command, load(args.params), _subsystem(args.subsystem)):
+        print(line, file=sys.stderr)
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from hindsight.pipeline.replay import replay_dataset
+
+    count = replay_dataset(args.dataset, _subsystem(args.subsystem), args.emit)
+    print(f"{count} decisions in {args.emit}", file=sys.stderr)
+    return 0
+
+
+def _fidelity(args: argparse.Namespace) -> int:
+    from hindsight.pipeline import table
+    from hindsight.pipeline.fidelity import compare_dataset
+
+    result = compare_dataset(args.dataset, _subsystem(args.subsystem), args.emitted)
+    if args.json:
+        _print_json(result)
+    else:
+        print(table.fidelity(result))
+    return 0
+
+
+def _headroom(args: argparse.Namespace) -> int:
+    from hindsight.pipeline import table
+    from hindsight.pipeline.headroom import headroom
+    from hindsight.pipeline.params import headroom_params
+
+    decision, horizon_ns = headroom_params(args.params)
+    result = headroom(args.dataset, _subsystem(args.subsystem), decision, horizon_ns)
+    if args.json:
+        _print_json(result)
+    else:
+        print(table.headroom(result, args.top))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from hindsight.pipeline.params import Layout, load
+    from hindsight.pipeline.report import terminal
+    from hindsight.pipeline.store import read_json
+
+    layout = Layout(load(args.params).root, _subsystem(args.subsystem).name)
+    report = read_json(layout.evaluate / "report.json")
+    if args.json:
+        _print_json(report)
+    else:
+        print(terminal(report))
+        print(f"report: {layout.report / 'report.html'}")
+    return 0

@@ -1,0 +1,116 @@
+"""What a report says besides the comparison: data, replay, calibration, model, and their hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hindsight.pipeline.ingested import Calibration, Ingested
+from hindsight.pipeline.params import Layout, Params
+from hindsight.pipeline.split import Split
+from hindsight.pipeline.store import read_json, sha256
+from hindsight.subsystems.contract import Subsystem
+
+
+def build_context(
+    params: Params,
+    subsystem: Subsystem,
+    layout: Layout,
+    captures: Mapping[str, Ingested],
+    division: Split,
+    calibration: Calibration,
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The context of :func:`hindsight.pipeline.evidence.assess`, without what the arms bring."""
+    manifest = read_json(layout.ingest / "manifest.json")
+    return {
+        "subsystem": subsystem.name,
+        "summary": subsystem.summary,
+        "metrics": [
+            {
+                "name": metric.name,
+                "unit": metric.unit,
+                "label": metric.label.value,
+                "meaning": metric.meaning,
+                "lower_is_better": metric.lower_is_better,
+            }
+            for metric in subsystem.metrics
+        ],
+        "actions": [action.name for action in subsystem.actions],
+        "rule": subsystem.rule_name,
+        "fidelity": fidelity(read_json(layout.ingest / "fidelity.json")),
+        "calibration": {
+            "devices": calibration,
+            "captures": calibration_errors(subsystem, captures, division, calibration),
+        },
+        "dataset": dataset(manifest, division),
+        "model": {
+            "version": params["package"]["version"],
+            "trees": training["model"]["trees"],
+            "states": training["model"]["states"],
+            "features": [feature.name for feature in subsystem.features],
+            "importance": training["model"]["importance"],
+        },
+        "provenance": provenance(params, layout),
+    }
+
+
+def fidelity(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """fidelity.json without the rows per stream."""
+    captures = {
+        name: {key: value for key, value in entry.items() if key != "per_stream"}
+        for name, entry in recorded["captures"].items()
+    }
+    return {"total": recorded["total"], "captures": captures}
+
+
+def calibration_errors(
+    subsystem: Subsystem, captures: Mapping[str, Ingested], division: Split, calibration: Calibration
+) -> dict[str, dict[str, Any]]:
+    """Modelled and recorded time of each capture under the stock policy; held out = not calibrated on."""
+    errors = {}
+    for name, capture in captures.items():
+        if not capture.facts["eligible_streams"]:
+            continue
+        modelled, recorded = subsystem.calibration_error(capture.demand, calibration)
+        errors[name] = {
+            "modelled_ns": int(modelled),
+            "recorded_ns": int(recorded),
+            "held_out": name not in division.earlier,
+            "workload": capture.facts["workload"],
+            "device": capture.facts["device"],
+        }
+    return errors
+
+
+def dataset(manifest: Mapping[str, Any], division: Split) -> dict[str, Any]:
+    """What was recorded, and what of it carries no verdict and why."""
+    captures = manifest["captures"]
+    streams: dict[str, int] = {}
+    for capture in captures:
+        for reason, entry in capture["excluded"].items():
+            streams[reason] = streams.get(reason, 0) + int(entry["streams"])
+    return {
+        "captures": len(captures),
+        "events": manifest["events"],
+        "workloads": sorted({c["workload"] for c in captures}),
+        "programs": sorted({c["program"] for c in captures}),
+        "devices": sorted({c["device"] for c in captures if c["device"]}),
+        "hosts": sorted({c["host"] for c in captures}),
+        "streams": sum(c["streams"] for c in captures),
+        "eligible_streams": sum(c["eligible_streams"] for c in captures),
+        "excluded_streams": dict(sorted(streams.items())),
+        "captures_without_demand": len(manifest["without_demand"]),
+        "earlier_captures": len(division.earlier),
+        "later_captures": len(division.later),
+        "dropped_captures": len(division.dropped),
+    }
+
+
+def provenance(params: Params, layout: Layout) -> dict[str, str]:
+    """SHA-256 of what the report was made from: nothing of the machine, the clock or the commit."""
+    return {
+        "data": sha256((layout.ingest / "manifest.json").read_bytes()),
+        "params": params.sha256(),
+        "model": sha256((layout.train / "model.ubj").read_bytes()),
+    }

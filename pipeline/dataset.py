@@ -1,0 +1,169 @@
+"""Find the captures of a dataset and read their tables, checked against the schema.
+
+A dataset is what ``hindsight capture convert`` writes: ``host=…/date=…/<table>/<segment>.parquet``; the name
+of a segment begins with the id of its capture (:mod:`hindsight.capture.schema`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hindsight.capture import schema
+from hindsight.errors import ConfigurationError
+from hindsight.pipeline.store import to_columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_CONVERT = "convert the recording again: `hindsight capture convert RAW -o DATASET`"
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One recording: its facts and its files, by table. Times of the wall clock, in ns."""
+
+    id: str
+    host: str
+    workload: str
+    program: str
+    start_ns: int
+    end_ns: int
+    monotonic_ns: int
+    files: dict[str, list[Path]] = field(repr=False)
+
+
+def open_file(path: Path, table: str) -> pq.ParquetFile:
+    """Open one file of a dataset.
+
+    Raises ConfigurationError, naming the file, if it is not Parquet, is truncated, has another schema version
+    or other columns than :mod:`hindsight.capture.schema` gives the table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigurationError(
+            f"{path} is not a readable Parquet file: {_first(error)}", _CONVERT
+        ) from error
+    metadata = {
+        k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items() if k != b"ARROW:schema"
+    }
+    version = metadata.get(schema.METADATA_VERSION_KEY)
+    if version != str(schema.SCHEMA_VERSION):
+        raise ConfigurationError(
+            f"{path} has schema version {version or '(none)'}, this program reads {schema.SCHEMA_VERSION}",
+            _CONVERT,
+        )
+    if metadata.get(schema.METADATA_TABLE_KEY, table) != table:
+        raise ConfigurationError(
+            f"{path} holds the table {metadata[schema.METADATA_TABLE_KEY]!r}, not {table!r}", _CONVERT
+        )
+    found = {f.name: _plain(f.type) for f in file.schema_arrow}
+    for wanted in schema.arrow_schema(table):
+        if found.get(wanted.name) != wanted.type:
+            state = f"is {found[wanted.name]}, not {wanted.type}" if wanted.name in found else "is missing"
+            raise ConfigurationError(f"{path}: the column {wanted.name!r} {state}", _CONVERT)
+    return file
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _first(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _read_file(path: Path, table: str) -> pa.Table:
+    import pyarrow as pa
+
+    wanted = schema.arrow_schema(table)
+    try:
+        read = open_file(path, table).read(columns=wanted.names)
+        return read.select(wanted.names).cast(wanted).replace_schema_metadata(None)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigurationError(f"{path} cannot be read to its end: {_first(error)}", _CONVERT) from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} holds nulls where none may be: {_first(error)}", _CONVERT
+        ) from error
+
+
+def read_table(capture: Capture, table: str) -> dict[str, np.ndarray[Any, Any]] | None:
+    """One table of one capture, its segments in order; None if it has no rows.
+
+    Text, and columns in which a null occurs, are object arrays (null = None); others have the dtype of the
+    schema. Raises ConfigurationError, naming the file, for a damaged one.
+    """
+    import pyarrow as pa
+
+    paths = capture.files.get(table, [])
+    rows = pa.concat_tables([_read_file(path, table) for path in paths]) if paths else None
+    return to_columns(rows) if rows is not None and rows.num_rows else None
+
+
+def read_tables(capture: Capture, tables: Iterable[str]) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+    """Several tables of one capture; those without rows are absent."""
+    read = ((table, read_table(capture, table)) for table in tables)
+    return {table: columns for table, columns in read if columns is not None}
+
+
+def find_captures(dataset: Path) -> list[Capture]:
+    """The captures of a dataset, by start and id.
+
+    Raises ConfigurationError if there is no such directory, no capture in it, or a file that belongs to none.
+    """
+    if not dataset.is_dir():
+        raise ConfigurationError(
+            f"there is no dataset {dataset}",
+            "name a directory that `hindsight capture convert` wrote (in params.yaml: data.source)",
+        )
+    files = sorted(p for p in dataset.glob("*/*/*/*.parquet") if p.parent.name in schema.TABLES)
+    facts: dict[str, dict[str, Any]] = {}
+    for path in files:
+        if path.parent.name != "captures":
+            continue
+        for row in _read_file(path, "captures").to_pylist():
+            known = facts.setdefault(row["capture"], row)
+            known["end_ns"] = max(known["end_ns"], row["end_ns"])
+    if not facts:
+        raise ConfigurationError(
+            f"{dataset} holds no capture: no file matches host=*/date=*/captures/*.parquet",
+            "record and convert one: `hindsight capture record`, then `hindsight capture convert`",
+        )
+    owned: dict[str, dict[str, list[Path]]] = {name: {} for name in facts}
+    for path in files:
+        owner = max((name for name in facts if _belongs(path, name)), key=len, default=None)
+        if owner is None:
+            raise ConfigurationError(f"{path} belongs to no capture of {dataset}", _CONVERT)
+        owned[owner].setdefault(path.parent.name, []).append(path)
+    captures = [_capture(row, owned[name]) for name, row in facts.items()]
+    return sorted(captures, key=lambda c: (c.start_ns, c.id))
+
+
+def _belongs(path: Path, capture: str) -> bool:
+    rest = path.stem.removeprefix(capture)
+    return path.stem.startswith(capture) and (not rest or not rest[0].isalnum())
+
+
+def _capture(row: dict[str, Any], files: dict[str, list[Path]]) -> Capture:
+    start = int(row["realtime_start_ns"])
+    return Capture(
+        id=row["capture"],
+        host=row["host"],
+        workload=row["label"] or row["program"] or "unlabelled",
+        program=row["program"],
+        start_ns=start,
+        end_ns=start + int(row["end_ns"]) - int(row["start_ns"]),
+        monotonic_ns=int(row["start_ns"]),
+        files=files,
+    )
