@@ -1,0 +1,169 @@
+"""The exogenous demand of one capture: what was asked of which open file, independent of what the kernel
+decided.
+
+It comes from the system calls; ``mm_filemap_*`` rows serve to tie a descriptor to its inode (:mod:`history`)
+and to find the streams whose history is not complete (:mod:`verdict`). No table of readahead decisions is
+read here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hindsight.subsystems.readahead import calls as sc
+from hindsight.subsystems.readahead import events, facts, verdict
+from hindsight.subsystems.readahead.history import History
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from numpy.typing import NDArray
+
+from hindsight.errors import ConfigurationError
+
+READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE = range(8)
+"""Kinds of ``ops`` rows."""
+
+TABLES = (
+    *sc.CALL_TABLES,
+    *events.TASK_TABLES,
+    *events.PAGE_TABLES,
+    "captures",
+    "devices",
+    "files",
+    "losses",
+)
+"""Tables from which the demand comes; none of them holds a decision."""
+
+_KIND_OF_CALL = {
+    sc.READ: READ, sc.PREAD: READ, sc.FADVISE: FADVISE, sc.OPEN: OPEN, sc.CLOSE: CLOSE,
+    sc.READAHEAD: READAHEAD, sc.WRITE: WRITE, sc.PWRITE: WRITE, sc.TRUNCATE: TRUNCATE,
+}  # fmt: skip
+
+NO_RESULT = int(sc.NO_RESULT)
+"""``ret`` of an operation whose return was not recorded."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+def build(tables: sc.Tables) -> dict[str, Columns]:
+    """The demand of one capture.
+
+    - ``ops``: one row per operation on a stream, sorted by (ts, task): ts, end (ns), task, stream, kind, pos,
+    count, ret (bytes; count and pos of a FAULT are its page), advice; - ``streams``: one row per open file
+    description that read a file through the page cache or advised on one, in order of opening, then one per
+    file that was read through a mapping; - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the
+    others use; - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
+
+    Raises ConfigurationError if the tables hold no system calls.
+    """
+    if not any(events.columns_of(tables, name) for name in sc.CALL_TABLES):
+        raise ConfigurationError(
+            "the capture holds no system calls, so its demand cannot be told from the kernel's decisions",
+            "record with the readahead profile, which traces the system calls of the command",
+        )
+    history = History({name: tables[name] for name in TABLES if name in tables})
+    devices = facts.devices(history)
+    files = facts.files(history, devices)
+    ops = _ops(history)
+    return {
+        "ops": ops,
+        "streams": _streams(history, ops, files, devices),
+        "files": files,
+        "devices": devices,
+        "tasks": _tasks(history),
+        "others": _others(history),
+    }
+
+
+def _program(history: History, names: NDArray[np.int64]) -> NDArray[Any]:
+    default = history.fact("captures", "program", "")
+    return np.array([history.names.text[i] if i >= 0 else default for i in names.tolist()], object)
+
+
+def _tasks(history: History) -> Columns:
+    """Threads in order of id; ``calls``: how many of its calls were recorded."""
+    return {
+        "pid": history.pids.astype(np.int32),
+        "program": _program(history, history.names.first),
+        "calls": np.bincount(history.calls.task, minlength=len(history.pids)).astype(np.uint64),
+    }
+
+
+def _others(history: History) -> Columns:
+    use = (history.is_reader | (history.calls.code == sc.RING)) & (history.stream < 0)
+    calls = history.calls
+    return {"ts": calls.ts[use], "end": calls.end[use], "task": calls.task[use].astype(np.uint32)}
+
+
+def _ops(history: History) -> Columns:
+    kind_of = np.full(int(sc.RING) + 1, -1, np.int64)
+    for code, kind in _KIND_OF_CALL.items():
+        kind_of[code] = kind
+    calls, faults = history.calls, history.faults
+    use = np.flatnonzero((history.stream >= 0) & (kind_of[calls.code] >= 0))
+    of_faults = len(history.described) + np.searchsorted(history.mapped_files, faults.file)
+    zeros = np.zeros(len(faults.ts), np.int64)
+    parts = {
+        "ts": (calls.ts[use], faults.ts),
+        "end": (calls.end[use], faults.ts),
+        "task": (calls.task[use], faults.task),
+        "stream": (history.stream[use], of_faults),
+        "kind": (kind_of[calls.code[use]], zeros + FAULT),
+        "pos": (history.pos[use], faults.index << PAGE_SHIFT),
+        "count": (history.count[use], zeros + (1 << PAGE_SHIFT)),
+        "ret": (calls.ret[use], zeros),
+        "advice": (np.where(calls.code[use] == sc.FADVISE, calls.c[use], -1), zeros - 1),
+    }
+    joined = {name: np.concatenate(columns) for name, columns in parts.items()}
+    order = np.lexsort((joined["kind"], joined["task"], joined["ts"]))
+    dtypes: dict[str, Any] = {"task": np.uint32, "stream": np.uint32, "kind": np.uint8, "advice": np.int32}
+    return {name: column[order].astype(dtypes.get(name, np.int64)) for name, column in joined.items()}
+
+
+def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -> Columns:
+    d, chosen = history.descriptions, history.described
+    file, mapped = history.stream_file, len(history.mapped_files)
+    count = len(file)
+    stream = ops["stream"].astype(np.int64)
+    from_ns = np.full(count, history.last_ns, np.int64)
+    np.minimum.at(from_ns, stream, ops["ts"])
+    from_ns[: len(chosen)] = d.from_ns[chosen]
+    to_ns = from_ns.copy()
+    np.maximum.at(to_ns, stream, ops["end"])
+    closed = np.where(d.to_ns[chosen] >= 0, d.to_ns[chosen], history.last_ns)
+    to_ns[: len(chosen)] = np.maximum(to_ns[: len(chosen)], closed)
+
+    reads = ops["kind"] == READ
+    duration, moved = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    np.add.at(duration, stream[reads], (ops["end"] - ops["ts"])[reads])
+    np.add.at(moved, stream[reads], np.maximum(ops["ret"][reads], 0))
+
+    first_fault = np.zeros(mapped, np.int64)
+    place = np.searchsorted(history.mapped_files, history.faults.file)
+    backwards = np.argsort(history.faults.ts, kind="stable")[::-1]
+    first_fault[place[backwards]] = history.faults.task[backwards]
+    owner = np.concatenate([d.process[chosen], first_fault])
+    name = np.concatenate([d.name[chosen], np.full(mapped, -1, np.int64)])
+    name = np.where(name >= 0, name, history.names.first[owner])
+
+    device = files["device_id"][file].astype(np.int64)
+    numbers = [files[c][file].tolist() for c in ("s_dev_major", "s_dev_minor", "i_ino")]
+    reason = verdict.reasons(history, files, devices, from_ns, to_ns)
+    return {
+        "device": devices["name"][device],
+        "program": _program(history, name),
+        "file": np.array(
+            [f"{major}:{minor}/{ino}" for major, minor, ino in zip(*numbers, strict=True)], object
+        ),
+        "eligible": reason == verdict.ELIGIBLE,
+        "reason": reason.astype(np.uint8),
+        "recorded_ns": duration,
+        "file_id": file.astype(np.uint32),
+        "device_id": device.astype(np.uint32),
+        "flags": np.concatenate([d.flags[chosen], np.zeros(mapped, np.int64)]).astype(np.int32),
+        "ra_pages": devices["ra_pages"][device],
+        "io_pages": devices["io_pages"][device],
+        "from_ns": from_ns,
+        "to_ns": to_ns,
+        "reads": np.bincount(stream[reads], minlength=count).astype(np.uint64),
+        "bytes": moved.astype(np.uint64),
+    }

@@ -1,0 +1,159 @@
+"""What a capture tells about its files: every call with its open file description, and that with its file.
+
+An open records only a pointer to a path. What ties a descriptor to an inode are the ``mm_filemap_*`` rows
+that happened inside calls on it: a get_pages row in a read, an added folio in a write or POSIX_FADV_WILLNEED,
+a deleted one in POSIX_FADV_DONTNEED; and the look at open files when recording began.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from hindsight.subsystems.readahead import calls as sc
+from hindsight.subsystems.readahead import events
+from hindsight.subsystems.readahead.calls import Calls, Tables, integers
+from hindsight.subsystems.readahead.descriptors import Descriptions, follow
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from hindsight.subsystems.readahead.state import FADV_DONTNEED
+from numpy.typing import NDArray
+
+_O_DIRECT = {"x86_64": 0o40000, "aarch64": 0o200000, "armv7l": 0o200000}
+
+
+class Files:
+    """Ordinals of the files (device, inode) that occur in any table, in order of device and inode."""
+
+    def __init__(self, tables: Tables) -> None:
+        names = (*events.PAGE_TABLES, "descriptors", "files")
+        present = {n: t for n in names if (t := events.columns_of(tables, n)) is not None}
+        key_columns = ("s_dev_major", "s_dev_minor", "i_ino")
+        parts = [np.stack([t[c].astype(np.uint64) for c in key_columns], axis=1) for t in present.values()]
+        everything = np.concatenate([*parts, np.zeros((0, 3), np.uint64)])
+        self.keys, ordinals = np.unique(everything, axis=0, return_inverse=True)
+        bounds = np.cumsum([len(p) for p in parts])[:-1]
+        split = np.split(np.asarray(ordinals).reshape(-1).astype(np.int64), bounds) if parts else []
+        self.of_table = dict(zip(present, split, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class PageRows:
+    """Rows of one ``mm_filemap_*`` table, each with the call that it happened in (-1 = none)."""
+
+    def __init__(
+        self, tables: Tables, name: str, files: Files, calls: Calls, pids: NDArray[np.int64]
+    ) -> None:
+        table = events.columns_of(tables, name) or {}
+        none = np.zeros(0, np.int64)
+        self.ts = integers(table["ts"]) if table else none
+        self.task = np.searchsorted(pids, integers(table["pid"])).astype(np.int64) if table else none
+        self.file = files.of_table.get(name, none)
+        self.index = integers(table["index"]) if table else none
+        self.order = integers(table["order"]) if "order" in table else np.zeros(len(self.ts), np.int64)
+        self.last = integers(table["last_index"]) if "last_index" in table else none
+        self.call = sc.span_of(self.task, self.ts, calls.task, calls.ts, calls.end)
+
+
+class History:
+    """Everything that the capture tells, in ordinals: threads, calls, open file descriptions, files, streams.
+
+    A *stream* is an open file description of a page-cached file that was read or advised on and is not
+    O_DIRECT; after these comes one stream for each file that was read through a mapping.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.pids = events.thread_ids(tables)
+        self.last_ns = max(
+            int(np.max(integers(t["ts"]))) for t in tables.values() if "ts" in t and len(t["ts"])
+        )
+        self.calls = calls = sc.collect(tables, self.pids, self.last_ns)
+        self.files = Files(tables)
+        walk, leader, self.names = events.build(tables, calls, self.pids)
+        look = events.columns_of(tables, "descriptors") or {}
+        found = (integers(look[c]) if look else np.zeros(0, np.int64) for c in ("fd", "pos", "flags"))
+        self.descriptions: Descriptions
+        self.descriptions, self.of, at = follow(walk, calls, leader, *found)
+        self.found_pos = integers(look["pos"]) if look else np.zeros(1, np.int64)
+
+        self.met, self.added, self.deleted, self.faults = (
+            PageRows(tables, name, self.files, calls, self.pids) for name in events.PAGE_TABLES
+        )
+        code = calls.code
+        self.is_read = np.isin(code, (sc.READ, sc.PREAD))
+        self.is_advice = np.isin(code, (sc.FADVISE, sc.READAHEAD))
+        self.is_dontneed = (code == sc.FADVISE) & (calls.c == FADV_DONTNEED)
+        self.is_write = np.isin(code, (sc.WRITE, sc.PWRITE))
+        self.is_transfer = code == sc.TRANSFER
+        self.is_reader = self.is_read | self.is_advice | self.is_transfer
+        self._tie_files()
+        self.pos = np.where(code == sc.READ, at, np.where(self.is_read | self.is_advice, calls.b, -1))
+        self.count = calls.a.copy()
+        self._count_vectors()
+        self._choose_streams()
+
+    def inside(self, rows: PageRows, which: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which rows happened inside a call of that sort on a known description."""
+        call = np.maximum(rows.call, 0)
+        if len(which) == 0:
+            return np.zeros(len(call), np.bool_)
+        return (rows.call >= 0) & which[call] & (self.of[call] >= 0)
+
+    def fact(self, table: str, column: str, default: str) -> str:
+        """A text of the first row of a table."""
+        columns = events.columns_of(self.tables, table)
+        return str(columns[column][0]) if columns is not None and column in columns else default
+
+    def _tie_files(self) -> None:
+        count = len(self.descriptions.from_ns)
+        low = np.full(count, len(self.files), np.int64)
+        high = np.full(count, -1, np.int64)
+        look = self.files.of_table.get("descriptors")
+        if look is not None:
+            at = np.flatnonzero(self.descriptions.found >= 0)
+            low[at] = high[at] = look[self.descriptions.found[at]]
+        for rows, which in (
+            (self.met, self.is_read | self.is_transfer),
+            (self.added, self.is_advice | self.is_write),
+            (self.deleted, self.is_dontneed),
+        ):
+            use = self.inside(rows, which)
+            of = self.of[rows.call[use]]
+            np.minimum.at(low, of, rows.file[use])
+            np.maximum.at(high, of, rows.file[use])
+        self.file_of = high
+        """(D,) ordinal of each description's file, -1 = none known."""
+        self.ambiguous = (high >= 0) & (low != high)
+
+    def _count_vectors(self) -> None:
+        """readv and preadv do not show how many bytes they ask for; a get_pages row does, in whole pages."""
+        vector = self.is_read & (self.count < 0)
+        self.count[vector] = np.maximum(self.calls.ret[vector], 0)
+        use = self.inside(self.met, vector & (self.pos >= 0))
+        call = self.met.call[use]
+        np.maximum.at(self.count, call, ((self.met.last[use] + 1) << PAGE_SHIFT) - self.pos[call])
+
+    def _choose_streams(self) -> None:
+        flags = self.descriptions.flags
+        bit = _O_DIRECT.get(self.fact("captures", "machine", "x86_64"), 0o40000)
+        direct = (flags >= 0) & ((flags & bit) != 0)
+        acts = np.zeros(len(flags), np.bool_)
+        acts[self.of[self.is_reader & (self.of >= 0)]] = True
+        chosen = np.flatnonzero(acts & (self.file_of >= 0) & ~direct)
+        self.described = chosen[np.argsort(self.descriptions.from_ns[chosen], kind="stable")]
+        """Description of each stream that has one."""
+        stream_of = np.full(len(flags) + 1, -1, np.int64)
+        stream_of[self.described] = np.arange(len(self.described))
+        self.stream = stream_of[self.of]
+        """(N,) stream of each call, -1 = none."""
+        self.mapped_files = np.unique(self.faults.file)
+        self.used_files = np.unique(np.concatenate([self.file_of[self.described], self.mapped_files]))
+        self.file_id = np.full(len(self.files) + 1, -1, np.int64)
+        """Place of a file among those that streams read, -1 = no stream does."""
+        self.file_id[self.used_files] = np.arange(len(self.used_files))
+        self.stream_file = self.file_id[np.concatenate([self.file_of[self.described], self.mapped_files])]
+
+    def file_of_calls(self, calls: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Place of the file of each of these calls, -1 = unknown or read by no stream."""
+        of = self.of[calls]
+        return np.where(of >= 0, self.file_id[self.file_of[np.maximum(of, 0)]], -1)

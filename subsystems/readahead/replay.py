@@ -1,0 +1,86 @@
+"""Factual replay: the kernel's own logic, driven by the demand of one capture alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from hindsight.subsystems.readahead import demand as d
+from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, page_cache
+from hindsight.subsystems.readahead.state import DECISION_TABLES, FADV_WILLNEED, new_log, open_files
+from numba import njit
+from numpy.typing import NDArray
+
+Columns = Mapping[str, NDArray[Any]]
+
+
+@njit(cache=True, nogil=True)
+def _run(cache, files, kind, stream, pos, count, ret, advice, device_ra, log, first):  # type: ignore[no-untyped-def]
+    """All operations in order; ``first[i]``: number of decisions before operation i."""
+    for op in range(kind.shape[0]):
+        first[op] = log.n[0]
+        s = np.int64(stream[op])
+        if pos[op] < 0:
+            continue
+        if kind[op] == d.READ:
+            size = cache.size[np.uint64(files.file[np.uint64(s)])]
+            asked = count[op] if count[op] > ret[op] else ret[op]
+            # A read whose return was not recorded is taken to have got all that it asked for.
+            got = ret[op] if ret[op] > d.NO_RESULT else asked
+            end = min(pos[op] + got, size)
+            if got <= 0 or pos[op] >= end:
+                continue
+            index = pos[op] >> PAGE_SHIFT
+            beyond = (end - 1 >> PAGE_SHIFT) + 1
+            last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
+            while index < beyond:
+                index = np.int64(read_batch(cache, files, s, index, last_index, log))
+            finish_read(cache, files, s, pos[op], end - pos[op])
+        elif (kind[op] == d.FADVISE or kind[op] == d.READAHEAD) and ret[op] == 0:
+            what = np.int64(advice[op]) if kind[op] == d.FADVISE else np.int64(FADV_WILLNEED)
+            advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
+
+
+def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
+    """Decisions of the stock logic, in the order of the operations that caused them.
+
+    Columns: ``op`` (row of ``ops``), ``ts`` (when that operation began), ``pid``, ``stream``, ``event`` (name
+    of the tracepoint), ``kind`` (its number), the file (``s_dev_major``, ``s_dev_minor``, ``i_ino``), and the
+    state as the tracepoint shows it: ``index``, ``req``, ``order``, ``size``, ``async_size``, ``ra_pages``,
+    ``prev_pos``; of page_cache_ra_unbounded ``req`` is nr_to_read and ``async_size`` the lookahead.
+    Operations of all streams are replayed, also of those that carry no verdict; the ones whose position is
+    unknown are not.
+    """
+    ops, streams, files = demand["ops"], demand["streams"], demand["files"]
+    first = np.zeros(len(ops["ts"]), np.uint64)
+    room = 1024 + 2 * len(first)
+    while True:
+        cache = page_cache(files["size"], files["max_order"])
+        opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
+        log = new_log(room, 0)
+        arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice")]
+        _run(cache, opened, *arguments, streams["ra_pages"], log, first)  # type: ignore[call-arg]
+        rows = int(log.n[0])
+        if rows <= room:
+            break
+        room = rows
+    bounds = np.append(first, rows).astype(np.int64)
+    op = np.repeat(np.arange(len(first)), bounds[1:] - bounds[:-1])
+    file = streams["file_id"][log.stream[:rows]]
+    kind = log.kind[:rows]
+    result: dict[str, NDArray[Any]] = {
+        "op": op.astype(np.uint64),
+        "ts": ops["ts"][op],
+        "pid": demand["tasks"]["pid"][ops["task"][op]],
+        "stream": log.stream[:rows],
+        "event": np.array(DECISION_TABLES, object)[kind],
+        "kind": kind,
+        "s_dev_major": files["s_dev_major"][file],
+        "s_dev_minor": files["s_dev_minor"][file],
+        "i_ino": files["i_ino"][file],
+    }
+    for name in ("index", "req", "order", "size", "async_size", "ra_pages", "prev_pos"):
+        result[name] = getattr(log, name)[:rows]
+    return result

@@ -1,0 +1,210 @@
+"""Why a stream carries no verdict: what its file's history or its own lacks for an exact replay.
+
+Each reason is a property of the record, found from the system calls and the ``mm_filemap_*`` rows, never from
+a readahead decision.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hindsight.subsystems.readahead import calls as sc
+from hindsight.subsystems.readahead.calls import integers
+from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, columns_of
+from hindsight.subsystems.readahead.history import History, PageRows
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from numba import njit
+from numpy.typing import NDArray
+
+REASONS = (
+    "",
+    "read through a mapping",
+    "written or truncated while traced",
+    "read by several threads at the same time",
+    "its descriptor cannot be tied to one file",
+    "size of the file unknown",
+    "position or readahead state unknown",
+    "pages were cached before the recording",
+    "pages were reclaimed while traced",
+    "events were lost",
+    "read by other means than read and pread",
+    "device unknown",
+)
+"""Index = the ``reason`` of a stream; where several apply, the lowest."""
+
+(
+    ELIGIBLE, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE, RECLAIMED, LOST,
+    OTHER_MEANS, UNKNOWN_DEVICE,
+) = range(len(REASONS))  # fmt: skip
+
+Flags = NDArray[np.bool_]
+_ADDED, _DELETED, _MET = range(3)
+
+
+def reasons(
+    history: History,
+    files: dict[str, NDArray[Any]],
+    devices: dict[str, NDArray[Any]],
+    from_ns: NDArray[np.int64],
+    to_ns: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The reason of each stream (S,); ``from_ns`` and ``to_ns``: how long each was open."""
+    by_file = {
+        MAPPED: np.isin(history.used_files, history.mapped_files),
+        WRITTEN: _written(history),
+        SHARED: _shared(history),
+        UNKNOWN_SIZE: ~files["size_known"],
+        CACHED_BEFORE: _cached_before(history),
+        RECLAIMED: _reclaimed(history),
+        OTHER_MEANS: _other_means(history),
+        UNKNOWN_DEVICE: ~devices["known"][files["device_id"].astype(np.int64)],
+    }
+    applies = {reason: flags[history.stream_file] for reason, flags in by_file.items()}
+    described = len(history.described)
+    for reason, flags in (
+        (AMBIGUOUS, history.ambiguous[history.described]),
+        (UNKNOWN_STATE, _unknown_state(history)),
+    ):
+        applies[reason] = np.zeros(len(from_ns), np.bool_)
+        applies[reason][:described] = flags
+    applies[LOST] = _lost(history, from_ns, to_ns)
+    result = np.zeros(len(from_ns), np.int64)
+    for reason in sorted(applies, reverse=True):
+        result[applies[reason]] = reason
+    result[described:] = MAPPED
+    return result
+
+
+def _mark(history: History, places: NDArray[np.int64]) -> Flags:
+    """Flags of files, given their places (-1 = none)."""
+    flags = np.zeros(len(history.used_files) + 1, np.bool_)
+    flags[places] = True
+    return flags[:-1]
+
+
+def _written(history: History) -> Flags:
+    writes = np.flatnonzero(
+        (history.is_write | (history.calls.code == sc.TRUNCATE)) & (history.calls.ret >= 0)
+    )
+    at = np.maximum(history.added.call, 0)
+    if len(history.is_write) == 0:
+        return np.zeros(len(history.used_files), np.bool_)
+    inside = (history.added.call >= 0) & history.is_write[at]
+    return _mark(history, history.file_of_calls(writes)) | _mark(
+        history, history.file_id[history.added.file[inside]]
+    )
+
+
+def _shared(history: History) -> Flags:
+    calls = np.flatnonzero(
+        (history.is_read | history.is_advice) & (history.stream >= 0) & (history.calls.ret >= 0)
+    )
+    file = history.file_of_calls(calls)
+    ts, end = history.calls.ts[calls], history.calls.end[calls]
+    order = np.lexsort((end, ts, file))
+    return _overlapping(file[order], ts[order], end[order], len(history.used_files))  # type: ignore[no-any-return]
+
+
+@njit(cache=True, nogil=True)
+def _overlapping(file, ts, end, n_files):  # type: ignore[no-untyped-def]
+    """Files on which two operations were in progress at once; operations sorted by (file, ts)."""
+    shared = np.zeros(n_files, np.bool_)
+    until = np.int64(0)
+    for i in range(file.shape[0]):
+        if i == 0 or file[i] != file[i - 1]:
+            until = end[i]
+            continue
+        if ts[i] < until:
+            shared[file[i]] = True
+        until = max(until, end[i])
+    return shared
+
+
+def _unknown_state(history: History) -> Flags:
+    d, chosen = history.descriptions, history.described
+    found = d.found[chosen]
+    earlier = (found == -2) | ((found >= 0) & (history.found_pos[np.maximum(found, 0)] != 0))
+    reads = history.is_read & (history.stream >= 0) & (history.calls.ret > 0)
+    wrong = reads & ((history.pos < 0) | ((history.calls.code == sc.PREAD) & (history.calls.c > 0)))
+    # The first batch of a read begins at the page of its position.
+    use = np.flatnonzero(history.inside(history.met, reads))
+    call = history.met.call[use]
+    order = np.lexsort((history.met.ts[use], call))
+    first = order[np.unique(call[order], return_index=True)[1]] if len(order) else order
+    begun = history.met.index[use[first]]
+    wrong[call[first][history.pos[call[first]] >> PAGE_SHIFT != begun]] = True
+    flags = np.zeros(len(chosen) + 1, np.bool_)
+    flags[history.stream[wrong]] = True
+    result: Flags = earlier | flags[:-1]
+    return result
+
+
+def _cached_before(history: History) -> Flags:
+    """Files of which a read met pages that nobody was seen to put into the cache."""
+    tables = ((history.added, _ADDED), (history.deleted, _DELETED), (history.met, _MET))
+    parts: list[tuple[NDArray[np.int64], ...]] = []
+    for rows, kind in tables:
+        place = history.file_id[rows.file]
+        use = place >= 0
+        parts.append(
+            (np.full(int(use.sum()), kind), rows.ts[use], place[use], rows.index[use], rows.order[use])
+        )
+    kind, ts, file, index, order = (np.concatenate([p[i] for p in parts]) for i in range(5))
+    base = np.zeros(len(history.used_files) + 1, np.int64)
+    np.maximum.at(base, file + 1, index + (np.int64(1) << order))
+    by_time = np.lexsort((kind, ts))
+    return _met_before_added(  # type: ignore[no-any-return]
+        kind[by_time], file[by_time], index[by_time], order[by_time], np.cumsum(base)
+    )
+
+
+@njit(cache=True, nogil=True)
+def _met_before_added(kind, file, index, order, base):  # type: ignore[no-untyped-def]
+    present = np.zeros(base[-1], np.bool_)
+    result = np.zeros(base.shape[0] - 1, np.bool_)
+    for i in range(kind.shape[0]):
+        at = base[file[i]] + index[i]
+        if kind[i] == _MET:
+            if not present[at]:
+                result[file[i]] = True
+        else:
+            for page in range(at, at + (np.int64(1) << order[i])):
+                present[page] = kind[i] == _ADDED
+    return result
+
+
+def _reclaimed(history: History) -> Flags:
+    """Files that lost pages, other than by POSIX_FADV_DONTNEED, before they were last read."""
+    last = np.full(len(history.files), -1, np.int64)
+    np.maximum.at(last, history.met.file, history.met.ts)
+    rows = history.deleted
+    gone = ~history.inside(rows, history.is_dontneed) & (rows.ts < last[rows.file])
+    return _mark(history, history.file_id[rows.file[gone]])
+
+
+def _other_means(history: History) -> Flags:
+    def outside(rows: PageRows, which: Flags) -> NDArray[np.int64]:
+        return history.file_id[rows.file[~history.inside(rows, which)]]
+
+    transfers = np.flatnonzero(history.is_transfer)
+    return (
+        _mark(history, outside(history.met, history.is_read))
+        | _mark(history, outside(history.added, history.is_read | history.is_advice | history.is_write))
+        | _mark(history, history.file_of_calls(transfers))
+    )
+
+
+def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]) -> Flags:
+    flags = np.zeros(len(from_ns), np.bool_)
+    losses = columns_of(history.tables, "losses")
+    if losses is None:
+        return flags
+    needed = {*sc.CALL_TABLES, *PAGE_TABLES, *TASK_TABLES}
+    most = integers(losses["count_upper"])
+    for event, begin, end, count in zip(
+        losses["event"], losses["from_ns"].tolist(), losses["to_ns"].tolist(), most.tolist(), strict=True
+    ):
+        if count != 0 and (not isinstance(event, str) or not event or event.split("/")[-1] in needed):
+            flags |= (from_ns <= end) & (to_ns >= begin)
+    return flags
