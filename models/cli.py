@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  hindsight models list\n"
-        "  hindsight models show models/exported/readahead-0.1.0\n"
-        "  hindsight models verify models/exported/readahead-0.1.0\n"
+        "  hindsight models show models/exported/NAME-VERSION\n"
+        "  hindsight models verify models/exported/NAME-VERSION\n"
     )
     commands = parser.add_subparsers(metavar="ACTION", required=True)
 
@@ -47,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "show",
         "print what a package's manifest says",
         "Reads the manifest alone: the files are not checked (see verify).",
-        "  hindsight models show models/exported/readahead-0.1.0\n"
-        "  hindsight models show models/exported/readahead-0.1.0 --json | jq .features\n",
+        "  hindsight models show models/exported/NAME-VERSION\n"
+        "  hindsight models show models/exported/NAME-VERSION --json | jq .features\n",
     )
     show.add_argument("package", metavar="PACKAGE", help="directory of the package")
     show.add_argument("--json", action="store_true", help="print the manifest itself")
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Checks the manifest, the list of files, their sizes and hashes, then loads the model in a child\n"
         "process and compares its margins with XGBoost's. Checks neither a signature nor the golden\n"
         "predictions. Ends with status 5 if anything is wrong.",
-        "  hindsight models verify models/exported/readahead-0.1.0\n",
+        "  hindsight models verify models/exported/NAME-VERSION\n",
     )
     verify.add_argument("package", metavar="PACKAGE", help="directory of the package")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -39,6 +39,24 @@ class Loaded:
     margins: NDArray[np.float32] | None
 
 
+def load_here(model: bytes, inputs: NDArray[np.float32] | None = None) -> Loaded:
+    """Load ``model`` in this process: for bytes that were made here, and for the child.
+
+    Raises what :func:`hindsight.models.trees.load` and :func:`~hindsight.models.trees.margins` raise.
+    """
+    from hindsight.models import trees
+
+    booster = trees.open_booster(model)
+    forest = trees.load(booster)
+    return Loaded(
+        n_features=forest.n_features,
+        n_trees=forest.n_trees,
+        feature_names=tuple(booster.feature_names or ()),
+        xgboost_version=trees.xgboost_version(booster),
+        margins=None if inputs is None else trees.margins(forest, inputs),
+    )
+
+
 def load_apart(model: bytes, inputs: NDArray[np.float32] | None = None) -> Loaded:
     """Load ``model`` in a child process and return its margins of ``inputs`` (shape (n, n_features),
     float32).
@@ -94,26 +112,20 @@ def _npy(array: NDArray[np.float32]) -> bytes:
 
 
 def _answer(request: BinaryIO) -> tuple[dict[str, object], bytes]:
-    from hindsight.models import trees
-
     sizes = json.loads(request.readline())
     model, array = request.read(sizes["model"]), request.read(sizes["inputs"])
     try:
-        booster = trees.open_booster(model)
-        forest = trees.load(booster)
-        margins = b""
-        if array:
-            margins = _npy(trees.margins(forest, np.load(io.BytesIO(array), allow_pickle=False)))
+        loaded = load_here(model, np.load(io.BytesIO(array), allow_pickle=False) if array else None)
     except HindsightError as error:
         return {"error": error.message, "remedy": error.remedy}, b""
-    reply: dict[str, object] = {
-        "n_features": forest.n_features,
-        "n_trees": forest.n_trees,
-        "feature_names": booster.feature_names or [],
-        "xgboost_version": trees.xgboost_version(booster),
+    margins = b"" if loaded.margins is None else _npy(loaded.margins)
+    return {
+        "n_features": loaded.n_features,
+        "n_trees": loaded.n_trees,
+        "feature_names": loaded.feature_names,
+        "xgboost_version": loaded.xgboost_version,
         "margins": len(margins),
-    }
-    return reply, margins
+    }, margins
 
 
 def _limit(which: int, value: int) -> None:

@@ -255,7 +255,7 @@ def _decision(value: Any, where: str) -> Decision:
         actions.append(Choice(name, _numbers(own["encoding"], f"{where}.actions[{k}].encoding")))
     keep = _numbers(fields["keep_encoding"], f"{where}.keep_encoding")
     widths = {len(action.encoding) for action in actions} | ({len(keep)} if keep else set())
-    if len(widths) != 1:
+    if not actions or len(widths) != 1:
         raise _wrong(where, "has no action, or encodings of different lengths")
     if len({action.name for action in actions}) != len(actions):
         raise _wrong(f"{where}.actions", "has a name twice")

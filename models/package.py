@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hindsight.errors import ConfigurationError, UsageError, VerificationError
-from hindsight.models.loader import Loaded, load_apart
+from hindsight.models.loader import Loaded, load_apart, load_here
 from hindsight.models.manifest import (
     FORMAT_VERSION,
     GIVEN,
@@ -143,7 +143,8 @@ def write_package(
         raise VerificationError(f"fields that the maker of a package does not give: {', '.join(extra)}")
     if MODEL not in files:
         raise VerificationError(f"a package needs the file {MODEL}")
-    loaded = load_apart(files[MODEL])
+    # The maker's own bytes: no need for a process apart.
+    loaded = load_here(files[MODEL])
     document = {
         **manifest_fields,
         "format_version": FORMAT_VERSION,
@@ -245,17 +246,19 @@ class _Directory:
         except OSError as error:
             what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
             raise VerificationError(f"{name} {what}", _FETCH_AGAIN) from None
-        with os.fdopen(fd, "rb") as file:
+        try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise VerificationError(f"{name} is not a regular file", _FETCH_AGAIN)
             if status.st_size > limit:
                 raise VerificationError(f"{name} has {status.st_size} bytes, more than {limit}", _FETCH_AGAIN)
-            try:
+            with os.fdopen(os.dup(fd), "rb") as file:
                 # One byte more than is allowed, in case the file grows under our eyes.
                 data = file.read(limit + 1)
-            except OSError as error:
-                raise VerificationError(f"{name} cannot be read: {error.strerror}", _FETCH_AGAIN) from None
+        except OSError as error:
+            raise VerificationError(f"{name} cannot be read: {error.strerror}", _FETCH_AGAIN) from None
+        finally:
+            os.close(fd)
         if len(data) > limit:
             raise VerificationError(f"{name} has more than {limit} bytes", _FETCH_AGAIN)
         return data

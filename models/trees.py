@@ -167,7 +167,11 @@ def _tree(tree: dict[str, Any], position: int, n_features: int) -> _Tree:
     lengths = {len(column) for column in columns} | {len(threshold)}
     if len(lengths) != 1 or 0 in lengths:
         raise VerificationError(f"tree {position} of the model has arrays of different lengths, or none")
-    inner = np.array(columns[0]) != -1
+    left, right = np.array(columns[0]), np.array(columns[1])
+    inner = left != -1
+    # XGBoost finds the right child as the left one + 1, whatever the model says.
+    if (right[inner] != left[inner] + 1).any():
+        raise VerificationError(f"tree {position} of the model does not number its children in pairs")
     features = np.array(columns[2])[inner]
     if features.size and not 0 <= features.min() <= features.max() < n_features:
         raise VerificationError(f"tree {position} of the model splits on a feature that the model has not")
@@ -288,7 +292,9 @@ def _rows_of_thresholds(trees: Sequence[_Tree], n_features: int) -> NDArray[np.f
     candidates = []
     for feature in range(n_features):
         own = np.unique(thresholds[features == feature])
-        candidates.append(np.concatenate([own, np.nextafter(own, np.float32(-np.inf)), special]))
+        with np.errstate(over="ignore"):
+            below = np.nextafter(own, np.float32(-np.inf))
+        candidates.append(np.concatenate([own, below, special]))
     rows = np.empty((min(_CHECK_ROWS, max(map(len, candidates))), n_features), np.float32)
     for feature, values in enumerate(candidates):
         # A step that differs per feature, so that the rows are not the same quantile in every feature.

@@ -1,0 +1,77 @@
+"""``hindsight models``: what it prints, and the status it ends with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hindsight.command import main
+from hindsight.models import package
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, fields: dict[str, Any], files: dict[str, bytes]) -> Path:
+    for version in ("0.1.0", "0.2.0"):
+        package.write_package(tmp_path / f"window-{version}", {**fields, "version": version}, files)
+    return tmp_path
+
+
+def test_list(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list", str(shelf)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["PACKAGE", "SUBSYSTEM", "MODE", "FEATURES", "ACTIONS", "EXPIRES"],
+        ["window-0.1.0", "example", "learning", "3", "2", "2023-12-14"],
+        ["window-0.2.0", "example", "learning", "3", "2", "2023-12-14"],
+    ]
+    assert main(["models", "list", str(shelf), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [item["package"] for item in listed] == ["window-0.1.0", "window-0.2.0"]
+
+
+def test_list_goes_on_past_a_broken_package(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shelf / "window-0.1.0" / "manifest.json").write_text("{")
+    assert main(["models", "list", str(shelf)]) == 5
+    captured = capsys.readouterr()
+    assert "window-0.2.0" in captured.out and "window-0.1.0" not in captured.out
+    assert "window-0.1.0" in captured.err
+
+
+def test_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "" and "no packages" in captured.err
+    assert main(["models", "list", str(tmp_path / "absent")]) == 3
+
+
+def test_show(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shelf / "window-0.2.0"
+    assert main(["models", "show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "window 0.2.0",
+        "small, large",
+        "pages 4 … 2048",
+        "-1.5 … 4096 µs",
+        "2023-12-14",
+        "golden.parquet",
+    ):
+        assert text in shown
+    assert main(["models", "show", str(path), "--json"]) == 0
+    assert capsys.readouterr().out == (path / "manifest.json").read_text()
+
+
+def test_verify(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shelf / "window-0.1.0"
+    assert main(["models", "verify", str(path)]) == 0
+    assert "window 0.1.0: intact; 4 files" in capsys.readouterr().out
+    assert main(["models", "verify", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["integrity"] is True
+    (path / "report.json").write_text("[]\n")
+    assert main(["models", "verify", str(path)]) == 5
+    captured = capsys.readouterr()
+    assert captured.out == "" and "report.json is not the file" in captured.err
+    assert main(["models", "verify", str(shelf / "absent")]) == 3
