@@ -2,11 +2,13 @@
 
 The figure is a ratio of sums: gain = 1 - sum(cost of the arm) / sum(cost of the baseline). Within a capture,
 neighbouring blocks depend on each other (the cache remembers), so that contiguous runs of blocks are drawn,
-circularly, of length n^(1/3) (Künsch 1989; Politis and Romano 1992). Where an evaluation asks about units
-that were not seen (programs, hosts), whole units are drawn first. The same draws serve every arm.
+circularly (Künsch 1989; Politis and Romano 1992), as long as the dependence that the data show. Where an
+evaluation asks about units that were not seen (programs, hosts), whole units are drawn first. The same draws
+serve every arm.
 
 Percentile intervals of few units are too short; the quantiles are moved outwards as if by Student's t
-(the "expanded percentile" interval: Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
+(the "expanded percentile" interval: Hesterberg, What Teachers Should Know About the Bootstrap, 2015), and the
+interval is never narrower than the bootstrap's standard error times Student's t.
 
 Sums are exact in int64; divisions and order statistics are the only floating-point operations.
 """
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from hindsight.errors import VerificationError
-from hindsight.pipeline.evidence.panel import Panel
+from hindsight.pipeline.evidence.panel import MODEL, STOCK, Panel
 
 _CHUNK = 1 << 22
 """Elements gathered at a time; bounds the memory of a bootstrap."""
@@ -82,14 +84,17 @@ class Bootstrap:
         error, p = math.nan, 1.0
         if self.units >= 2 and math.isfinite(gain) and bool(np.isfinite(draws).all()):
             low, high = expanded_interval(draws, self.units, confidence)
-            error = float(np.std(draws, ddof=1))
+            # Drawing few units from themselves loses a degree of freedom: hence the factor.
+            error = float(np.std(draws, ddof=1)) * math.sqrt(self.units / (self.units - 1))
             df = self.units - 1
+            # Percentiles cannot leave what was drawn, which few runs make too narrow: the wider interval holds.
+            t = float(special.stdtrit(df, 0.5 + confidence / 2.0))
+            low, high = min(low, gain - t * error), max(high, gain + t * error)
             if error > 0.0:
                 p = float(2.0 * special.stdtr(df, -abs(gain) / error))
             else:
                 p = 1.0 if gain == 0.0 else 0.0
-            reach = special.stdtrit(df, 0.5 + confidence / 2.0) + special.stdtrit(df, power)
-            detectable = float(reach) * error
+            detectable = (t + float(special.stdtrit(df, power))) * error
         return Effect(
             blocks=len(self.panel),
             units=self.units,
@@ -111,9 +116,42 @@ def generator(seed: int, *names: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest[:8], "little")]))
 
 
-def run_length(n_blocks: int) -> int:
-    """Length of the contiguous runs that are drawn from a sequence of ``n_blocks``."""
-    return max(1, round(n_blocks ** (1.0 / 3.0)))
+def run_length(series: NDArray[np.float64]) -> int:
+    """Length of the contiguous runs that are drawn from a sequence of blocks, shape (n,).
+
+    The automatic length of Politis and White (2004, corrected 2009 with Patton) for the circular bootstrap:
+    the longer the series depends on its past, the longer. Never below 2 n^(1/3), because a short series
+    hides its dependence, nor above n / 3.
+    """
+    n = len(series)
+    least = max(1, round(2.0 * n ** (1.0 / 3.0)))
+    most = max(1, n // 3)
+    centred = series - series.mean() if n else series
+    variance = float(centred @ centred) / n if n else 0.0
+    if n < 8 or variance <= 0.0:
+        return min(least, most)
+    lags = min(n - 1, math.isqrt(n) + 10)
+    covariance = np.array([float(centred[: n - k] @ centred[k:]) / n for k in range(lags + 1)])
+    small = np.abs(covariance / variance) < 2.0 * math.sqrt(math.log10(n) / n)
+    quiet = max(5, math.isqrt(math.ceil(math.log10(n))))
+    m = next((k for k in range(1, lags + 1) if bool(small[k : k + quiet].all())), lags)
+    width = min(2 * max(1, m - 1), lags)
+    k = np.arange(1, width + 1)
+    taper = np.minimum(1.0, 2.0 * (1.0 - k / width)) if width > 1 else np.ones(1)
+    weighted = taper * covariance[1 : width + 1]
+    spectrum = covariance[0] + 2.0 * float(weighted.sum())
+    slope = 2.0 * float((k * weighted).sum())
+    if spectrum <= 0.0:
+        return min(least, most)
+    best = (1.5 * (slope / spectrum) ** 2) ** (1.0 / 3.0) * n ** (1.0 / 3.0)
+    return min(max(least, math.ceil(min(best, 3.0 * math.sqrt(n)))), most)
+
+
+def _residual(panel: Panel) -> NDArray[np.float64]:
+    """What each block adds to the model's gain over stock beyond its share: its dependence sets the runs."""
+    model, stock = panel.cost(MODEL).astype(np.float64), panel.cost(STOCK).astype(np.float64)
+    total = float(panel.total(STOCK))
+    return (stock - model) - ((total - panel.total(MODEL)) / total if total else 0.0) * stock
 
 
 def bootstrap(panel: Panel, draws: int, seed: int, unit: str | None = None) -> Bootstrap:
@@ -132,18 +170,19 @@ def bootstrap(panel: Panel, draws: int, seed: int, unit: str | None = None) -> B
         raise VerificationError("metrics are too large for exact sums; use a coarser unit")
     labels = np.zeros(n, dtype=object) if unit is None else getattr(panel, unit)
     clusters = [np.flatnonzero(labels == name) for name in sorted(set(labels.tolist()), key=str)]
+    residual = _residual(panel)
     rng = generator(seed, panel.evaluation, "bootstrap", unit or "time", *_names(panel))
     sums = np.zeros((draws, flat.shape[1]), dtype=np.int64)
     if len(clusters) == 1:
         runs = 0
         for rows in _sequences(panel, clusters[0]):
-            runs += _draw_runs(flat[rows], rng, sums, np.arange(draws))
+            runs += _draw_runs(flat[rows], run_length(residual[rows]), rng, sums, np.arange(draws))
         return Bootstrap(panel, sums.reshape(draws, arms, metrics), runs, "time")
     slots = rng.integers(0, len(clusters), size=(draws, len(clusters)))
     for index, cluster in enumerate(clusters):
         into = np.nonzero(slots == index)[0]
         for rows in _sequences(panel, cluster):
-            _draw_runs(flat[rows], rng, sums, into)
+            _draw_runs(flat[rows], run_length(residual[rows]), rng, sums, into)
     return Bootstrap(panel, sums.reshape(draws, arms, metrics), len(clusters), unit or "time")
 
 
@@ -172,14 +211,17 @@ def _sequences(panel: Panel, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
 
 
 def _draw_runs(
-    values: NDArray[np.int64], rng: np.random.Generator, sums: NDArray[np.int64], into: NDArray[np.intp]
+    values: NDArray[np.int64],
+    length: int,
+    rng: np.random.Generator,
+    sums: NDArray[np.int64],
+    into: NDArray[np.intp],
 ) -> int:
     """Add one circular-run resample of ``values`` (n, columns) to each row ``into`` of ``sums``.
 
     A row may stand several times in ``into``. Returns the number of runs that one resample consists of.
     """
     n, columns = values.shape
-    length = run_length(n)
     runs = -(-n // length)
     # prefix[i] = sum of the first i rows of the sequence written twice: a circular run is a difference.
     prefix = np.zeros((2 * n + 1, columns), dtype=np.int64)
