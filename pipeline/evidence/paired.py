@@ -87,7 +87,7 @@ class Bootstrap:
             # Drawing few units from themselves loses a degree of freedom: hence the factor.
             error = float(np.std(draws, ddof=1)) * math.sqrt(self.units / (self.units - 1))
             df = self.units - 1
-            # Percentiles cannot leave what was drawn, which few runs make too narrow: the wider interval holds.
+            # Percentiles cannot leave what was drawn, too narrow with few runs: the wider interval holds.
             t = float(special.stdtrit(df, 0.5 + confidence / 2.0))
             low, high = min(low, gain - t * error), max(high, gain + t * error)
             if error > 0.0:

@@ -1,0 +1,70 @@
+"""The report in a dozen lines for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from hindsight.pipeline.report import numbers
+
+WIDTH = 96
+
+
+def terminal(report: Mapping[str, Any], where: str = "") -> str:
+    """Verdict, harm, gain, headroom, and ``where`` the page is. Plain text, no colour codes."""
+    verdict = report["verdict"]
+    lines = [
+        *textwrap.wrap(verdict["line"], WIDTH),
+        f"mode: {verdict['mode']} ({verdict['mode_meaning']})",
+    ]
+    for reason in verdict["reasons"]:
+        lines += textwrap.wrap(reason["text"], WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    for evaluation in report["evaluations"]:
+        harm, room = evaluation["harm"], evaluation["headroom"]
+        gain = evaluation["model"]["gain"]
+        worst = harm["worst"]
+        proven = room["proven"]["value"] is not None
+        whole = room["proven"] if proven else room["best_known"]
+        part = room["captured"] if proven else room["captured_of_best_known"]
+        lines += [
+            "",
+            f"{numbers.evaluation(evaluation['name'])} ({evaluation['question']}; {evaluation['blocks']:,} blocks)",
+            f"  harm      {harm['workloads_worse']} of {harm['workloads']} workloads worse, "
+            f"{harm['workloads_at_risk']} at risk; {numbers.figure(harm['blocks_worse'])} of the blocks worse"
+            + (f"; worst {worst['name']} {numbers.gain(worst['gain'])}" if worst else ""),
+            f"  gain      {numbers.gain(gain)} ({numbers.interval(gain)}, {gain['label']})"
+            + "".join(
+                f"; {numbers.gain(c['gain'])}{' ~' if c['finding'] == '~' else ''} against {numbers.arm(c['against'])}"
+                for c in evaluation["comparisons"]
+                if c["against"] in ("rule", "best_static")
+            ),
+            f"  headroom  {numbers.figure(whole)} to the {'proven bound' if proven else 'best known policy'}, "
+            f"{numbers.figure(part)} of it captured",
+        ]
+    if where:
+        lines += ["", f"report: {where}"]
+    return "\n".join(lines) + "\n"
+
+
+def metrics(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The few figures that ``dvc metrics diff`` should show: plain numbers, by evaluation."""
+    out: dict[str, Any] = {"mode": report["verdict"]["mode"], "outcome": report["verdict"]["outcome"]}
+    for evaluation in report["evaluations"]:
+        harm, model = evaluation["harm"], evaluation["model"]
+        row = {
+            "gain_percent": model["gain"]["value"],
+            "gain_low_percent": model["gain"].get("low"),
+            "gain_high_percent": model["gain"].get("high"),
+            "headroom_captured_percent": evaluation["headroom"]["captured"]["value"],
+            "workloads_worse": harm["workloads_worse"],
+            "workloads_at_risk": harm["workloads_at_risk"],
+            "blocks_worse_percent": harm["blocks_worse"]["value"],
+            "worst_workload_gain_percent": harm["worst"]["gain"]["value"] if harm["worst"] else None,
+        }
+        row |= {f"gain_over_{c['against']}_percent": c["gain"]["value"] for c in evaluation["comparisons"]}
+        # A metric that does not exist is left out: DVC compares numbers only.
+        out[evaluation["name"]] = {name: value for name, value in row.items() if value is not None}
+    if report["fidelity"]:
+        out["exact_percent"] = report["fidelity"]["total"]["exact"]["value"]
+    return out
