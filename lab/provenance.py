@@ -12,7 +12,7 @@ from typing import Any
 from hindsight import __version__
 from hindsight.lab.device import READ_AHEAD_KB, LabDevice
 from hindsight.lab.programs import version_of
-from hindsight.lab.recording import Run
+from hindsight.lab.recording import NICE, Run
 from hindsight.lab.throttle_check import ThrottleCheck
 from hindsight.lab.workloads import Workload, file_sets
 
@@ -38,6 +38,7 @@ def provenance(
         "tool_version": __version__,
         "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
         "kernel": {"release": uname.release, "machine": uname.machine, "processors": os.cpu_count()},
+        "nice": NICE,
         "caches": "dropped before every run, by unmounting and mounting the file system",
         "names_of_programs": "kept",
         "seconds_wanted": seconds,

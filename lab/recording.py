@@ -28,6 +28,9 @@ LIMIT_SECONDS = 120.0
 BUFFER_KB = 32768
 """Ring buffer per CPU. A whole run fits in it, so that no event is lost however late the recorder runs."""
 
+NICE = -10
+"""Of the recorder and its program: what else runs on the machine should not decide what is recorded."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -123,6 +126,7 @@ def _main(descriptor: int, options: dict[str, Any]) -> None:
     from hindsight.capture.record import RecordOptions, record
 
     os.set_inheritable(descriptor, False)  # the program must not hold it open
+    os.setpriority(os.PRIO_PROCESS, 0, NICE)
     recording = record(
         RecordOptions(
             out=Path(options["out"]),

@@ -1,6 +1,7 @@
 """fio patterns with buffered pread64: what single patterns, several readers at once and phases ask for.
 
-No advice is given (``fadvise_hint=0``): the kernel's own logic is what is looked at. Files exist beforehand.
+No advice is given (``fadvise_hint=0``): the kernel's own logic is what is looked at. Every job waits between its
+reads (``thinktime``), as a program that does something with what it reads. Files exist beforehand.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hindsight.lab.workloads.run import run
-from hindsight.lab.workloads.workload import MAX_READS, Budget, FileSet, Workload
+from hindsight.lab.workloads.workload import Budget, FileSet, Workload
 
 FILE_BYTES = 256 << 20
+THINK_MICROSECONDS = 250
 _FILES = ("a", "b", "c")
 
 
@@ -36,7 +38,7 @@ def _fio(name: str, meaning: str, jobs: Callable[[Budget], tuple[Job, ...]], sam
         argv = [
             "fio", "--output=/dev/null", f"--directory={directory}", "--ioengine=psync", "--fadvise_hint=0",
             "--invalidate=0", "--norandommap=1", f"--runtime={budget.seconds:g}", f"--size={FILE_BYTES}",
-            f"--randseed={seed}",
+            f"--randseed={seed}", f"--thinktime={THINK_MICROSECONDS}",
         ]  # fmt: skip
         for number, (file, options) in enumerate(jobs(budget)):
             argv += [f"--name=job{number}", f"--filename={file}", *options]
@@ -58,7 +60,7 @@ def _counted(file: str, rw: str, block_kb: int, reads: int, *options: str) -> Jo
     return file, (
         f"--rw={rw}",
         f"--bs={block_kb}k",
-        f"--number_ios={min(MAX_READS, max(1, reads))}",
+        f"--number_ios={max(1, reads)}",
         *options,
     )
 
@@ -73,7 +75,7 @@ def _several(budget: Budget) -> tuple[Job, ...]:
 
 
 def _readers(budget: Budget) -> tuple[Job, ...]:
-    # A bulk reader and a small one that computes between its reads: what big windows do to the neighbour.
+    # A bulk reader and a small one: what big windows do to the neighbour.
     return (
         _sequential("a", 256, budget, 0.7),
         _counted("b", "read", 8, budget.random_reads, "--thinktime=500"),
@@ -100,7 +102,7 @@ WORKLOADS = (
     _fio("reverse", "backwards, 16 KiB a read",
          lambda budget: (_counted("a", "read:-32k", 16, budget.random_reads * 3 // 4),)),
     _fio("runs", "runs of 512 KiB at random places, 16 KiB a read",
-         lambda budget: (_counted("a", "randread:32", 16, budget.random_reads * 2),)),
+         lambda budget: (_counted("a", "randread:32", 16, budget.random_reads * 3 // 2),)),
     _fio("several", "a sequential, a random and a run reader at once", _several),
     _fio("readers", "a bulk and a small sequential reader at once", _readers),
     _fio("phases", "a scan, random reads, runs: one after the other", _phases, sample=False),
