@@ -127,13 +127,12 @@ def _unknown_state(history: History) -> Flags:
     earlier = (found == -2) | ((found >= 0) & (history.found_pos[np.maximum(found, 0)] != 0))
     reads = history.is_read & (history.stream >= 0) & (history.calls.ret > 0)
     wrong = reads & ((history.pos < 0) | ((history.calls.code == sc.PREAD) & (history.calls.c > 0)))
-    # The first batch of a read begins at the page of its position.
+    # Every batch of a read lies in it and shows its last page (counts of vectors come from there).
     use = np.flatnonzero(history.inside(history.met, reads))
     call = history.met.call[use]
-    order = np.lexsort((history.met.ts[use], call))
-    first = order[np.unique(call[order], return_index=True)[1]] if len(order) else order
-    begun = history.met.index[use[first]]
-    wrong[call[first][history.pos[call[first]] >> PAGE_SHIFT != begun]] = True
+    pos, last = history.pos[call], history.met.last[use]
+    page_after = (pos + history.count[call] + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
+    wrong[call[(history.met.index[use] < pos >> PAGE_SHIFT) | (last + 1 != page_after)]] = True
     flags = np.zeros(len(chosen) + 1, np.bool_)
     flags[history.stream[wrong]] = True
     result: Flags = earlier | flags[:-1]
