@@ -1,7 +1,7 @@
 """fio patterns with buffered pread64: what single patterns, several readers at once and phases ask for.
 
-No advice is given (``fadvise_hint=0``): the kernel's own logic is what is looked at. Every job waits between its
-reads (``thinktime``), as a program that does something with what it reads. Files exist beforehand.
+No advice is given (``fadvise_hint=0``): the kernel's own logic is what is looked at. Every job waits between
+its reads (``thinktime``), as a program that does something with what it reads. Files exist beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hindsight.lab.workloads.run import run
 from hindsight.lab.workloads.workload import Budget, FileSet, Workload
 
 FILE_BYTES = 256 << 20
-THINK_MICROSECONDS = 250
+THINK_MICROSECONDS = 400
 _FILES = ("a", "b", "c")
 
 

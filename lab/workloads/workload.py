@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_READS = 5000
-"""Reads of a workload that asks for each separately: about eight recorded events each."""
+MAX_READS = 3500
+"""Reads of a workload that asks for each separately: about nine recorded events each."""
 
 
 @dataclass(frozen=True)
