@@ -45,7 +45,8 @@ def _configure_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
         "record",
         help="record kernel events of a command, or of the whole host",
         description="Record kernel events of a command and its children, or of the whole host,\n"
-        "through private tracefs instances. Needs root; the command runs as --user, else as the user who called sudo.",
+        "through private tracefs instances. Needs root; the command runs as --user, else as the\n"
+        "user who called sudo.",
         epilog="examples:\n"
         "  sudo hindsight capture record -o raw -- grep -r needle /srv\n"
         "  sudo hindsight capture record -o raw --label nightly --user postgres -- pg_dump shop\n"

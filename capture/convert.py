@@ -13,7 +13,7 @@ from hindsight.capture.columns import EventTable, Text, Values
 from hindsight.capture.decode import CpuEvents, decode_cpu, load_words
 from hindsight.capture.formats import EventFormat, PageLayout, parse_event, parse_header_page
 from hindsight.capture.host import pseudonym
-from hindsight.capture.parquet import to_arrow, write
+from hindsight.capture.parquet import to_arrow, write_all
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from hindsight.capture.segment import Segment, find_segments, open_segment
 
@@ -74,7 +74,7 @@ def _convert_segment(path: Path, out: Path, comm: bool, force: bool) -> Converte
 
 def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
     key = None if comm else bytes(segment.facts["comm_key"], "ascii")
-    layout = parse_header_page(segment.text("formats/header_page"))
+    layout = parse_header_page(segment.formats["header_page"])
     facts = {name: list(rows) for name, rows in segment.facts["tables"].items()}
     losses: list[dict[str, Any]] = []
     tables: dict[str, pa.Table] = {}
@@ -100,8 +100,8 @@ def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
     for name, rows in facts.items():
         if rows:
             tables[name] = _fact_table(name, rows, key)
-    for name in [*sorted(tables.keys() - {_COMMIT_TABLE}), _COMMIT_TABLE]:
-        write(name, tables[name], directory / name / f"{segment.name}.parquet")
+    names = [*sorted(tables.keys() - {_COMMIT_TABLE}), _COMMIT_TABLE]
+    write_all({directory / name / f"{segment.name}.parquet": tables[name] for name in names})
     for name in TABLES.keys() - tables.keys():
         (directory / name / f"{segment.name}.parquet").unlink(missing_ok=True)  # of an earlier conversion
     counts = {name: table.num_rows for name, table in sorted(tables.items())}
@@ -110,8 +110,8 @@ def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
 
 def _format(segment: Segment, event: str) -> EventFormat:
     try:
-        return parse_event(event.split("/")[0], segment.text(f"formats/{event}/format"))
-    except OSError:
+        return parse_event(event.split("/")[0], segment.formats[event])
+    except KeyError:
         raise VerificationError(f"{segment.path} has no format of {event}") from None
 
 

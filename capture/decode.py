@@ -233,34 +233,32 @@ def decode_cpu(
     pages = words.size // page_words
     shape = np.array([page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64)
     page = [np.zeros(pages, dtype) for dtype in (np.int64, np.int64, np.uint8, np.int64, np.int64)]
-    count = np.zeros(len(kinds), np.int64)
+    found = np.zeros(len(kinds), np.int64)
     nothing = (np.empty(0, np.int64), np.empty(0, np.uint32))
-    walk(words, shape, kind_of_id, need, False, count, *nothing, *page)
+    walk(words, shape, kind_of_id, need, False, found, *nothing, *page)
     first = np.zeros(len(kinds) + 1, np.int64)
-    np.cumsum(count, out=first[1:])
+    np.cumsum(found, out=first[1:])
     ts = np.empty(first[-1], np.int64)
     at = np.empty(first[-1], np.uint32)
     walk(words, shape, kind_of_id, need, True, first[:-1].copy(), ts, at, *page)
     page_ts, page_end, page_state, page_missed, page_bad = page
     problems = []
+    count: int | None
     for number in np.flatnonzero(page_state).tolist():
         begin = int(page_end[number - 1]) if number else int(page_ts[number])
         finish = int(page_ts[number + 1]) if number + 1 < pages else int(page_end[number])
         state = int(page_state[number])
         here = int(page_ts[number])
         if state & MISSED:
-            missed = int(page_missed[number]) or None
-            problems.append(
-                Problem(min(begin, here), here, missed, "ring overrun", "the kernel flagged missed events")
-            )
+            count = int(page_missed[number]) or None
+            text = "the kernel flagged missed events"
+            problems.append(Problem(min(begin, here), here, count, "ring overrun", text))
         damage = "; ".join(text for flag, text in _DAMAGE.items() if state & flag)
         if damage:
             exact = not state & (BAD_LENGTH | BAD_EVENT)
-            problems.append(
-                Problem(
-                    here, max(finish, here), int(page_bad[number]) if exact else None, "decode error", damage
-                )
-            )
+            until = max(finish, here, int(page_end[number]))
+            count = int(page_bad[number]) if exact else None
+            problems.append(Problem(here, until, count, "decode error", damage))
     if truncated:
         last = int(page_end[-1]) if pages else 0
         problems.append(Problem(last, last, None, "decode error", "the last page is incomplete"))

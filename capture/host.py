@@ -21,6 +21,11 @@ def pseudonym(key: bytes, text: str) -> str:
     return hmac.new(key, text.encode(), "sha256").hexdigest()[:12]
 
 
+def derived_key(key: bytes, purpose: str) -> str:
+    """A key for one purpose (64 hexadecimal digits), from which ``key`` cannot be found."""
+    return hmac.new(key, f"key:{purpose}".encode(), "sha256").hexdigest()
+
+
 def host_key(fallback: Path, path: Path = KEY_PATH) -> bytes:
     """The key of this host's pseudonyms, created on first use (mode 0600).
 

@@ -22,7 +22,7 @@ from hindsight.capture.child import StoppedCommand, choose_identity
 from hindsight.capture.formats import parse_event
 from hindsight.capture.profiles import INSTANCES, TASKS, profile
 from hindsight.capture.schema import SCHEMA_VERSION
-from hindsight.capture.segment import SegmentWriter
+from hindsight.capture.segment import FORMATS, SegmentWriter
 from hindsight.capture.tracer import Tracer
 
 from hindsight import __version__
@@ -187,11 +187,12 @@ class _Recorder:
 
     def _formats(self, root: Path, writer: SegmentWriter) -> str:
         digest = hashlib.sha256()
+        formats = {}
         for tracer in self.tracers:
             found = self.inode_events.setdefault(tracer.name, [])
             for event in sorted(tracer.events):
                 text = tracer.instance.read(f"events/{event}/format")
-                writer.add(f"formats/{event}/format", text.encode())
+                formats[event] = text
                 # The id of an event changes from boot to boot; its layout is what identifies a kernel.
                 layout = "".join(line for line in text.splitlines(True) if not line.startswith("ID:"))
                 digest.update(f"{event}\n{layout}".encode())
@@ -201,7 +202,8 @@ class _Recorder:
         for name in ("header_page", "header_event"):
             own = self.tracers[0].instance.path / "events" / name
             path = own if own.exists() else root / "events" / name
-            writer.add(f"formats/{name}", path.read_bytes())
+            formats[name] = path.read_text()
+        writer.add(FORMATS, formats)
         return digest.hexdigest()
 
     def _record(self) -> None:
@@ -252,7 +254,7 @@ class _Recorder:
                 ending = now
             if ending is not None and now - ending > _GRACE_S and self.command is not None:
                 self.command.signal(signal.SIGKILL)
-            if now - looked >= _LOOK_S:
+            if now - looked >= _LOOK_S or moved >= self.options.buffer_kb * 256:
                 looked = now
                 self._look()
             if moved < self.options.buffer_kb * 256:  # else a quarter of a buffer in one round: no pause
@@ -281,6 +283,8 @@ class _Recorder:
         devices.apply_throttle(self.devices, self.throttle)
         pids = [] if self.command is not None else host.processes()
         losses = [asdict(loss) for tracer in self.tracers for loss in tracer.watch.losses]
+        for loss in losses:
+            loss["from_ns"] = max(loss["from_ns"], self.first_anchor.ts)  # the first look came before
         key = host.host_key(self.options.out)
         facts = {
             "capture": self.capture,
@@ -288,7 +292,7 @@ class _Recorder:
             "schema_version": SCHEMA_VERSION,
             "byteorder": sys.byteorder,
             # Conversion hashes names of programs with it; it does not reveal the host's own key.
-            "comm_key": host.pseudonym(key, "comm"),
+            "comm_key": host.derived_key(key, "comm"),
             "instances": raw,
             "ring_losses": losses,
             "tables": {

@@ -6,8 +6,7 @@ A segment is a directory, immutable once it has its final name::
         manifest.json                     format of the segment, size and sha256 of every other file
         facts.json                        rows of the tables that are no events; counters; what was configured
         raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them
-        formats/<system>/<event>/format   layout of each recorded tracepoint
-        formats/header_page, formats/header_event
+        formats.json                      the kernel's own description of each tracepoint and of the pages
 
 Directories have mode 0700 and files 0600: raw trace holds names of programs and inode numbers.
 """
@@ -28,6 +27,7 @@ from hindsight.errors import ConfigurationError, VerificationError
 SEGMENT_VERSION = 1
 MANIFEST = "manifest.json"
 FACTS = "facts.json"
+FORMATS = "formats.json"
 _TEMPORARY = ".recording-"
 
 
@@ -62,11 +62,10 @@ class SegmentWriter:
         """Where the sub-buffers of an instance go."""
         return self.path / "raw" / instance
 
-    def add(self, name: str, data: bytes) -> None:
-        """Write one file (``name`` may hold slashes)."""
-        path = self.path / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    def add(self, name: str, content: object) -> None:
+        """Write one file as JSON, durably."""
+        data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -74,14 +73,14 @@ class SegmentWriter:
 
     def seal(self, facts: dict[str, Any]) -> Path:
         """Write the facts and the manifest, make all durable, give the segment its name; returns its path."""
-        self.add(FACTS, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        self.add(FACTS, facts)
         files = {
             str(path.relative_to(self.path)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             for path in sorted(self.path.rglob("*"))
             if path.is_file()
         }
         manifest = {"segment_version": SEGMENT_VERSION, "files": files}
-        self.add(MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        self.add(MANIFEST, manifest)
         for directory in [self.path, *(p for p in self.path.rglob("*") if p.is_dir())]:
             os.chmod(directory, 0o700)
             _fsync(directory)
@@ -97,10 +96,11 @@ class SegmentWriter:
 
 @dataclass(frozen=True)
 class Segment:
-    """A sealed segment: its path and its facts."""
+    """A sealed segment: its path, facts, the kernel's formats; size and hash of each file as listed."""
 
     path: Path
     facts: dict[str, Any]
+    formats: dict[str, str]
     files: dict[str, dict[str, Any]]
 
     @property
@@ -112,10 +112,6 @@ class Segment:
         """The sub-buffers of one CPU, None when it recorded nothing."""
         name = f"raw/{instance}/cpu{cpu}.pages"
         return self.path / name if name in self.files else None
-
-    def text(self, name: str) -> str:
-        """The text of one file of the segment."""
-        return (self.path / name).read_text()
 
 
 def _load_json(path: Path) -> Any:
@@ -144,15 +140,16 @@ def open_segment(path: Path, verify: bool = True) -> Segment:
             "Convert it with the release of hindsight that recorded it.",
         )
     files = manifest.get("files")
-    if not isinstance(files, dict) or FACTS not in files:
-        raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS}")
+    if not isinstance(files, dict) or not {FACTS, FORMATS} <= files.keys():
+        raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS} and {FORMATS}")
     if verify:
         for name, expected in files.items():
             _verify(path, name, expected)
     facts = _load_json(path / FACTS)
-    if not isinstance(facts, dict):
-        raise VerificationError(f"{path / FACTS} is damaged")
-    return Segment(path, facts, files)
+    formats = _load_json(path / FORMATS)
+    if not isinstance(facts, dict) or not isinstance(formats, dict):
+        raise VerificationError(f"{path / FACTS} or {path / FORMATS} is damaged")
+    return Segment(path, facts, formats, files)
 
 
 def _verify(path: Path, name: str, expected: Any) -> None:
@@ -178,10 +175,10 @@ def find_segments(paths: list[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        if (path / MANIFEST).exists():
-            found[path] = None
-            continue
         try:
+            if (path / MANIFEST).exists():
+                found[path] = None
+                continue
             inside = sorted(
                 p for p in path.iterdir() if (p / MANIFEST).exists() and not p.name.startswith(_TEMPORARY)
             )
