@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hindsight.pipeline.demand import Demand
 from hindsight.pipeline.params import Layout
 from hindsight.pipeline.store import read_json, read_tables
 from hindsight.subsystems.contract import Simulation, Subsystem
+
+if TYPE_CHECKING:
+    from hindsight.pipeline.demand import Demand
 
 Calibration = Mapping[str, Mapping[str, int]]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hindsight.pipeline.drive import Policy, drive
-from hindsight.pipeline.policies import costs
+from hindsight.pipeline.rollouts import costs
 from hindsight.subsystems.contract import Simulation, Subsystem
 
 

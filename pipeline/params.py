@@ -152,7 +152,7 @@ DEFAULT_DECISION = {
     "epoch_ns": 250_000_000,
     "epoch_reads": 64,
     "advice_delay_ns": 1_000_000,
-    "block_ns": 1_000_000_000,
+    "block_ns": 100_000_000,
 }
 DEFAULT_HORIZON_NS = 1_000_000_000
 
