@@ -57,7 +57,7 @@ def provenance(
             for device, check in zip(devices, checks, strict=True)
         ],
         "programs": {program: version_of(program) for program in programs},
-        "files": {files.name: _first_line(files.prepare.__doc__) for files in sets},
+        "files": {files.name: files.meaning for files in sets},
         "workloads": {
             w.name: {"program": w.program, "files": w.files.name, "meaning": w.meaning} for w in workloads
         },
@@ -73,6 +73,7 @@ def provenance(
                 "events_lost": run.lost,
                 "device_read_requests": run.device_reads,
                 "milliseconds": run.elapsed_ns // 1_000_000,
+                "attempts": run.attempts,
             }
             for run in runs
         ],
@@ -118,7 +119,3 @@ def _readme(facts: dict[str, Any]) -> str:
         events = [run["events"] for run in facts["runs"] if run["label"] == name]
         lines.append(f"| {name} | {workload['meaning']} | {min(events):,} … {max(events):,} |")
     return "\n".join(lines) + "\n"
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().partition("\n")[0]

@@ -51,6 +51,8 @@ class Run:
     """From the start of the recorder to the sealed recording."""
     device_reads: int
     """Read requests that the device completed, by its own counter."""
+    attempts: int = 1
+    """Recordings that were made of it; the last one counts."""
 
 
 def record_workload(

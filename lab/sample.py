@@ -9,20 +9,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hindsight.errors import ConfigurationError, HindsightError, UsageError
 from hindsight.lab.device import IMAGES, LabDevice, profile_named, throttled_device
 from hindsight.lab.programs import path_of, require
 from hindsight.lab.provenance import PROVENANCE, write_provenance
+from hindsight.lab.reclaim import discard, reclaimed_files
 from hindsight.lab.recording import Run, record_workload
 from hindsight.lab.throttle_check import ThrottleCheck, check_throttle
 from hindsight.lab.workloads import FileSet, Workload, file_sets, select
 
 IMAGE_BYTES = 2 << 30
-PARTITION = "host="
-"""Datasets consist of directories whose names begin so (see ``capture.schema``)."""
+ATTEMPTS = 4
+"""Recordings of a run, until none of its files lost cached pages meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,17 @@ def record_sample(options: SampleOptions) -> int:
         raise UsageError("nothing to record", "Name a profile, at least one pass, and a positive time.")
     require(*(w.program for w in workloads), *(p for files in file_sets(workloads) for p in files.programs))
     _check_output(options.output)
+    output = options.output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_interruptible())
-        raw = options.keep_raw or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="hindsight-lab-"))
+        # Beside the output, so that putting it in its place is a rename.
+        work = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent))
         )
+        fresh = work / "dataset"
+        fresh.mkdir()
+        raw = options.keep_raw or work / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         devices = [
             stack.enter_context(
@@ -76,8 +83,10 @@ def record_sample(options: SampleOptions) -> int:
             write_files(file_sets(workloads), devices, seed)
             for device in devices:
                 for workload in workloads:
-                    runs.append(_run(workload, device, number, seed, options.seconds, raw))
-        return _publish(options, workloads, devices, checks, runs)
+                    runs.append(_run(workload, device, number, seed, options.seconds, raw, fresh))
+        write_provenance(fresh, workloads, devices, checks, runs, options.seconds)
+        _publish(fresh, output, work)
+    return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
 
 
 def write_files(sets: Sequence[FileSet], devices: Sequence[LabDevice], seed: int) -> None:
@@ -98,17 +107,30 @@ def write_files(sets: Sequence[FileSet], devices: Sequence[LabDevice], seed: int
         subprocess.run([path_of("sync") or "sync", "-f", str(mount_point)], check=True)
 
 
-def _run(workload: Workload, device: LabDevice, number: int, seed: int, seconds: float, raw: Path) -> Run:
-    run = record_workload(workload, device, number, seed, seconds, raw)
-    _say(
-        f"pass {number} {run.profile} {run.workload:24} {run.elapsed_ns / 1e9:6.1f} s {run.events:7} events "
-        f"{run.device_reads:6} device reads"
-    )
-    if run.lost:
-        raise HindsightError(
-            f"{run.lost} events of {run.workload} were lost", "Record on a less busy machine."
+def _run(
+    workload: Workload, device: LabDevice, number: int, seed: int, seconds: float, raw: Path, dataset: Path
+) -> Run:
+    """Record a run and convert it into ``dataset``; again, a few times, if pages were taken from it."""
+    from hindsight.capture.convert import convert
+
+    attempts = 0
+    while True:
+        attempts += 1
+        run = record_workload(workload, device, number, seed, seconds, raw)
+        # Names of programs are public here: they are what the workloads are.
+        convert([run.segment], dataset, comm=True)
+        lost = reclaimed_files(dataset, run.segment.name)
+        _say(
+            f"pass {number} {run.profile} {run.workload:24} {run.elapsed_ns / 1e9:6.1f} s "
+            f"{run.events:7} events {run.device_reads:6} device reads"
+            + (f"; {lost} files lost cached pages" if lost else "")
         )
-    return run
+        if run.lost:
+            raise HindsightError(f"{run.lost} events of {run.workload} were lost", "Use a less busy machine.")
+        if not lost or attempts == ATTEMPTS:
+            return replace(run, attempts=attempts)
+        discard(dataset, run.segment.name)
+        shutil.rmtree(run.segment)
 
 
 def _checked(device: LabDevice) -> ThrottleCheck:
@@ -130,30 +152,13 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _publish(
-    options: SampleOptions,
-    workloads: Sequence[Workload],
-    devices: Sequence[LabDevice],
-    checks: Sequence[ThrottleCheck],
-    runs: Sequence[Run],
-) -> int:
-    """Convert into a directory beside the output, then put it in the output's place."""
-    from hindsight.capture.convert import convert
-
-    output = options.output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
-        fresh = Path(temporary) / "dataset"
-        fresh.mkdir(mode=0o755)
-        # Names of programs are public here: they are what the workloads are.
-        convert([run.segment for run in runs], fresh, comm=True)
-        write_provenance(fresh, workloads, devices, checks, runs, options.seconds)
-        for path in [fresh, *fresh.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if output.exists():
-            output.rename(Path(temporary) / "previous")
-        fresh.rename(output)
-    return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+def _publish(fresh: Path, output: Path, work: Path) -> None:
+    """Put the new dataset in the output's place, readable by everybody."""
+    for path in [fresh, *fresh.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if output.exists():
+        output.rename(work / "previous")
+    fresh.rename(output)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ BLOCK = 16384
 
 
 def _prepare(directory: Path, seed: int) -> None:
-    """A database of 200 MB in about a dozen tables; no compaction runs behind the load."""
+    # About a dozen tables; no compaction runs behind the load.
     run(
         "db_bench", f"--db={directory}", "--benchmarks=fillseq", f"--num={ENTRIES}", f"--value_size={VALUE}",
         f"--block_size={BLOCK}", "--write_buffer_size=16777216", "--compression_type=none", "--disable_wal=1",
@@ -26,7 +26,7 @@ def _prepare(directory: Path, seed: int) -> None:
     )  # fmt: skip
 
 
-FILES = FileSet("rocksdb", ("db_bench",), _prepare)
+FILES = FileSet("rocksdb", "a RocksDB database of 200 MB, blocks of 16 KiB", ("db_bench",), _prepare)
 
 
 def _bench(

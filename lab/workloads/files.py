@@ -33,13 +33,19 @@ def write_tree(directory: Path, seed: int, small: int, large: int, large_bytes: 
         path.write_bytes((text * (size // len(text) + 1))[:size])
 
 
-def _prepare(directory: Path, seed: int) -> None:
-    write_tree(directory, seed, SMALL_FILES, LARGE_FILES, LARGE_BYTES)
+TREE = FileSet(
+    "tree",
+    f"{SMALL_FILES} small text files and {LARGE_FILES} of {LARGE_BYTES >> 20} MiB, in nested folders",
+    (),
+    lambda directory, seed: write_tree(directory, seed, SMALL_FILES, LARGE_FILES, LARGE_BYTES),
+)
 
-
-TREE = FileSet("tree", ("grep", "tar"), _prepare)
-
-_LOGS = FileSet("logs", ("grep", "tar"), lambda directory, seed: write_tree(directory, seed, 24, 6, 24 << 20))
+LOGS = FileSet(
+    "logs",
+    "24 small text files and 6 logs of 24 MiB",
+    (),
+    lambda directory, seed: write_tree(directory, seed, 24, 6, 24 << 20),
+)
 
 
 def _grep(directory: Path, seed: int, budget: Budget) -> list[str]:
@@ -58,7 +64,7 @@ def _tar_large(directory: Path, seed: int, budget: Budget) -> list[str]:
 
 WORKLOADS = (
     Workload("grep-tree", "grep", TREE, "a recursive search in a source tree", _grep, ok_statuses=(1,)),
-    Workload("grep-logs", "grep", _LOGS, "a recursive search in large logs", _grep, ok_statuses=(1,)),
+    Workload("grep-logs", "grep", LOGS, "a recursive search in large logs", _grep, ok_statuses=(1,)),
     Workload("tar-tree", "tar", TREE, "an archive of a source tree", _tar, in_sample=False),
-    Workload("tar-logs", "tar", _LOGS, "an archive of large logs, 32 KiB a read", _tar_large),
+    Workload("tar-logs", "tar", LOGS, "an archive of large logs, 32 KiB a read", _tar_large),
 )

@@ -18,7 +18,7 @@ _FILES = ("a", "b", "c")
 
 
 def _prepare(directory: Path, seed: int) -> None:
-    """Three files of 256 MiB, written (unwritten extents would be read without I/O)."""
+    # Written, not just allocated: unwritten extents would be read without I/O.
     directory.mkdir(parents=True)
     run(
         "fio", "--output=/dev/null", f"--directory={directory}", "--rw=write", "--bs=1m", "--ioengine=psync",
@@ -27,7 +27,7 @@ def _prepare(directory: Path, seed: int) -> None:
     )  # fmt: skip
 
 
-FILES = FileSet("fio", ("fio",), _prepare)
+FILES = FileSet("fio", "three files of 256 MiB", ("fio",), _prepare)
 
 Job = tuple[str, tuple[str, ...]]
 """A job's file and its options."""

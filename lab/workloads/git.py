@@ -15,7 +15,6 @@ _BINARY_BYTES = 768 << 10
 
 
 def _prepare(directory: Path, seed: int) -> None:
-    """A repository of some 40 MB of incompressible blobs with small changes, and 700 text files; one pack."""
     rng = random.Random(seed)
     write_tree(directory, seed, 700, 0, 0)
     assets = [directory / "assets" / f"image{number:03d}.bin" for number in range(_BINARIES)]
@@ -46,7 +45,9 @@ def _prepare(directory: Path, seed: int) -> None:
         pack.with_suffix(suffix).rename(pack.with_name("lab" + suffix))
 
 
-FILES = FileSet("repository", ("git",), _prepare)
+FILES = FileSet(
+    "repository", "a git repository: one pack of 40 MB of binaries with deltas, 700 texts", ("git",), _prepare
+)
 
 
 def _verify(directory: Path, seed: int, budget: Budget) -> list[str]:

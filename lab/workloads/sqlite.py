@@ -27,7 +27,6 @@ def _random_rows(count: int, seed: int) -> str:
 
 
 def _prepare(directory: Path, seed: int) -> None:
-    """One table of 120 MB, rows in the order of their key."""
     directory.mkdir(parents=True)
     run(
         "sqlite3", str(directory / "lab.db"),
@@ -38,7 +37,7 @@ def _prepare(directory: Path, seed: int) -> None:
     )  # fmt: skip
 
 
-FILES = FileSet("sqlite", ("sqlite3",), _prepare)
+FILES = FileSet("sqlite", "a table of 120 MB in the order of its key, pages of 8 KiB", ("sqlite3",), _prepare)
 
 
 def _points(count: int, seed: int) -> str:

@@ -31,9 +31,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Files that workloads read; ``prepare(directory, seed)`` writes them, the same for the same seed."""
+    """Files that workloads read; ``prepare(directory, seed)`` writes them, the same for the same seed.
+
+    ``programs`` are those that it needs.
+    """
 
     name: str
+    meaning: str
     programs: tuple[str, ...]
     prepare: Callable[[Path, int], None]
 
