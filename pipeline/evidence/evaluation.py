@@ -95,7 +95,7 @@ def evaluate(
         },
         "comparisons": [
             {"against": name, "finding": v.finding.value, **effect_figures(v.effect, cost)}
-            for name, v in versus.items()
+            for name, v in result.versus.items()
         ],
         "arms": _arms(drawn, metrics, limits),
         "metrics": _metrics(drawn, metrics, limits),

@@ -166,7 +166,9 @@ def decide(evidence: Evidence) -> Verdict:
     if evidence.exact_share is None or evidence.exact_share < evidence.fidelity_threshold:
         return _unfaithful(evidence)
     judged = [(f, *_judge(f, evidence)) for f in evidence.evaluations]
-    candidates = [(MODES[o].rank, o, f, r) for f, o, r in judged]
+    candidates: list[tuple[int, Outcome, Findings | None, tuple[Reason, ...]]] = [
+        (MODES[o].rank, o, f, r) for f, o, r in judged
+    ]
     if evidence.missing or not judged:
         reason = Reason(
             "evaluation_missing",
@@ -291,7 +293,7 @@ def _line(outcome: Outcome, found: Findings | None, evidence: Evidence) -> str:
         return "Not enough evidence: an evaluation is missing."
     effect, where = found.stock.effect, wording.on(found.evaluation)
     change = wording.change(effect, evidence.cost)
-    detail = f"({wording.interval(effect, evidence.confidence)})"
+    detail = f"({wording.span(effect, evidence.confidence)})"
     match outcome:
         case Outcome.NO_EVIDENCE:
             return f"Not enough evidence to say whether the model helps {where}."

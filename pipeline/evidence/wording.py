@@ -49,21 +49,30 @@ def signed(fraction: float) -> str:
 
 
 def interval(effect: Effect, confidence: float) -> str:
-    """ "95 % interval +1.0 % to +2.0 %"."""
+    """The interval of the gain: "95 % interval +1.0 to +2.0 %"."""
     if effect.low is None or effect.high is None:
         return "no interval"
-    return f"{confidence * 100:g} % interval {signed(effect.low)} to {signed(effect.high)}"
+    low, high = signed(effect.low).removesuffix(" %"), signed(effect.high)
+    return f"{confidence * 100:g} % interval {low} to {high}"
+
+
+def span(effect: Effect, confidence: float) -> str:
+    """The interval as a size, to follow "lowers by" or "raises by"; with signs if it contains zero."""
+    if effect.low is None or effect.high is None or effect.low <= 0.0 <= effect.high:
+        return interval(effect, confidence)
+    near, far = sorted((abs(effect.low), abs(effect.high)))
+    return f"{confidence * 100:g} % interval {share(near).removesuffix(' %')} to {share(far)}"
 
 
 def change(effect: Effect, cost: str) -> str:
-    """ "lowers stall by 12.3 %", "raises stall by 4 %"."""
+    """The verb and the size: "lowers stall by 12.3 %", "raises stall by 4 %"."""
     if effect.gain == 0.0:
         return f"leaves {cost} as it is"
     return f"{'lowers' if effect.gain > 0 else 'raises'} {cost} by {share(effect.gain)}"
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """ "a, b and 2 more"."""
+    """At most ``most`` names: "a, b and 2 more"."""
     shown = list(names[:most])
     if len(names) > most:
         return f"{', '.join(shown)} and {len(names) - most} more"

@@ -14,12 +14,13 @@ import vl_convert
 from hindsight.pipeline.report import numbers
 from hindsight.pipeline.report.palette import LIGHT
 
-WIDE, NARROW = 800, 340
+WIDE, NARROW = 960, 340
 FONT = "Liberation Sans"
-"""The font that text is measured with; vl-convert brings it along, so that the bytes are the same anywhere."""
+"""The font that text is measured with; vl-convert brings it along: the same bytes anywhere."""
 
 Report = Mapping[str, Any]
 Rows = list[dict[str, Any]]
+Chart = alt.LayerChart | alt.FacetChart
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class Drawing:
     narrow: str
 
 
-def draw(
-    name: str, caption: str, alternative: str, chart: Callable[[int], alt.LayerChart | alt.Chart]
-) -> Drawing:
+def draw(name: str, caption: str, alternative: str, chart: Callable[[int], Chart]) -> Drawing:
     """Draw ``chart(width)`` at both widths. Deterministic: the ids in the SVG come from ``name``."""
     wide, narrow = (
         _svg(chart(width), f"{name}-{suffix}", alternative)
@@ -68,24 +67,27 @@ def forest(evaluation: Report, margin: float) -> Drawing | None:
                 row[key] = min(max(row[key], low), high)
     names = list(numbers.FINDINGS)
 
-    def chart(width: int) -> alt.LayerChart:
+    def chart(width: int) -> Chart:
         narrow = width == NARROW
         order = [row["workload"] for row in rows]
         axis = None if narrow else alt.Axis(labelLimit=250, ticks=False, domain=False, labelPadding=10)
-        y = alt.Y("workload:N", sort=order, title=None, axis=axis, scale=alt.Scale(domain=order))
+        bands = alt.Scale(domain=order, paddingOuter=0.6 if narrow else 0.3)
+        y = alt.Y("workload:N", sort=order, title=None, axis=axis, scale=bands)
         domain = alt.Scale(domain=[low, high], nice=False, zero=False)
-        x_axis = alt.Axis(format="+.0f", labelExpr=_LABEL, tickCount=4 if narrow else 8, orient="top")
+        x_axis = alt.Axis(
+            format="+.0f", labelExpr=_LABEL, tickCount=4 if narrow else 8, orient="top", domain=False
+        )
         x = alt.X("gain:Q", scale=domain, title="gain over stock, %", axis=x_axis)
         colour = alt.Color(
             "finding:N",
             legend=None,
-            scale=alt.Scale(
-                domain=names, range=[LIGHT[k] for k in ("better", "worse", "same", "unknown")]
-            ),
+            scale=alt.Scale(domain=names, range=[LIGHT[k] for k in ("better", "worse", "same", "unknown")]),
         )
         base = alt.Chart(alt.InlineData(values=rows))
         strip = alt.Chart(alt.InlineData(values=[{"a": low, "b": -margin}]))
-        risk = strip.mark_rect(color=LIGHT["risk"]).encode(alt.X("a:Q", scale=domain), alt.X2("b"))
+        risk = strip.mark_rect(color=LIGHT["risk"], opacity=0.8).encode(
+            alt.X("a:Q", scale=domain), alt.X2("b")
+        )
         zero = (
             alt.Chart(alt.InlineData(values=[{"v": 0}]))
             .mark_rule(color=LIGHT["muted"], strokeWidth=1)
@@ -146,11 +148,13 @@ def distribution(evaluation: Report) -> Drawing | None:
     colours = [LIGHT[styles[d["arm"]][0]] for d in shown]
     dashes = [styles[d["arm"]][1] for d in shown]
 
-    def chart(width: int) -> alt.LayerChart:
+    def chart(width: int) -> Chart:
         narrow = width == NARROW
         legend = alt.Legend(orient="top", title=None, columns=2 if narrow else 0, symbolSize=400)
         x_axis = alt.Axis(format="+.0f", labelExpr=_LABEL, values=[-100, -50, 0, 50, 100])
-        x = alt.X("gain:Q", title="gain of a block over stock, %", axis=x_axis, scale=alt.Scale(domain=[low, high]))
+        x = alt.X(
+            "gain:Q", title="gain of a block over stock, %", axis=x_axis, scale=alt.Scale(domain=[low, high])
+        )
         y = alt.Y(
             "share:Q",
             title="share of blocks below, %",
@@ -178,7 +182,9 @@ def distribution(evaluation: Report) -> Drawing | None:
     for d in shown:
         values = d["gain"]["values"]
         q = [numbers.per_cent(values[round((len(values) - 1) * p)]) for p in (0.05, 0.25, 0.5, 0.75, 0.95)]
-        said.append(f"{numbers.arm(d['arm'])}: 5th {q[0]}, 25th {q[1]}, median {q[2]}, 75th {q[3]}, 95th {q[4]}")
+        said.append(
+            f"{numbers.arm(d['arm'])}: 5th {q[0]}, 25th {q[1]}, median {q[2]}, 75th {q[3]}, 95th {q[4]}"
+        )
     name = numbers.evaluation(evaluation["name"])
     return draw(
         f"distribution-{evaluation['name'].replace('_', '-')}",
@@ -205,7 +211,7 @@ def delay(report: Report) -> Drawing | None:
     palette = {"model": "model", "trivial rule": "rule", "null model": "null", "best known": "known"}
     colours = [LIGHT[palette.get(name, "static")] for name in names]
 
-    def chart(width: int) -> alt.LayerChart:
+    def chart(width: int) -> Chart:
         legend = alt.Legend(orient="top", title=None, symbolSize=120)
         domain = alt.Scale(domain=names, range=colours)
         x = alt.X("delay:N", sort=order, title="delay from decision to effect", axis=alt.Axis(labelAngle=0))
@@ -244,10 +250,10 @@ def calibration(report: Report) -> Drawing | None:
     diagonal = [{"recorded": v, "modelled": v} for v in span]
     parts = ["held out", "used to fit"]
 
-    def chart(width: int) -> alt.LayerChart:
+    def chart(width: int) -> Chart:
         narrow = width == NARROW
         scale = alt.Scale(type="log", domain=span, nice=False)
-        axis = alt.Axis(format="~r", tickCount=5)
+        axis = alt.Axis(format="~r", tickCount=5, grid=False)
         x = alt.X("recorded:Q", title="recorded, s", scale=scale, axis=axis)
         y = alt.Y("modelled:Q", title="modelled, s", scale=scale, axis=axis)
         legend = alt.Legend(orient="top", title=None, symbolSize=80)
@@ -270,7 +276,7 @@ def calibration(report: Report) -> Drawing | None:
                 alt.Shape("part:N", legend=legend, scale=alt.Scale(domain=parts, range=["circle", "cross"])),
             )
         )
-        side = width if narrow else 420
+        side = width if narrow else 440
         return alt.layer(line, points).properties(width=side, height=260 if narrow else 320)
 
     caption = (
@@ -285,11 +291,11 @@ def calibration(report: Report) -> Drawing | None:
     return draw("calibration", caption, f"{caption} {text}.", chart)
 
 
-# A true minus instead of a hyphen on signed axes.
-_LABEL = "replace(datum.label, '-', '−')"
+# A true minus instead of a hyphen on signed axes, and no sign for zero.
+_LABEL = "datum.value == 0 ? '0' : replace(datum.label, '-', '−')"
 
 
-def _svg(chart: alt.LayerChart | alt.Chart, prefix: str, alternative: str) -> str:
+def _svg(chart: Chart, prefix: str, alternative: str) -> str:
     themed = chart.properties(
         background="transparent", padding=2, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
     ).configure(

@@ -67,7 +67,7 @@ def _evaluation(evaluation: Report, report: Report) -> list[str]:
     ]
     lines = [f"## {name.capitalize()}: {evaluation['question']}", "", *table(["", ""], facts)]
     lines += table(
-        ["workload", "blocks", "gain", confidence, "label", "finding", "no worse"],
+        ["workload", "blocks", "gain", confidence, "label", "finding"],
         (
             [
                 row["name"],
@@ -75,8 +75,7 @@ def _evaluation(evaluation: Report, report: Report) -> list[str]:
                 numbers.gain(row["gain"]),
                 numbers.interval(row["gain"]),
                 row["gain"]["label"],
-                numbers.FINDINGS[row["finding"]],
-                {None: numbers.NONE, True: "yes", False: "not shown"}[row["not_inferior"]],
+                numbers.finding(row),
             ]
             for row in evaluation["workloads"]
         ),
@@ -110,7 +109,9 @@ def _replay(report: Report) -> list[str]:
     fidelity, calibration = report["fidelity"], report["calibration"]
     if fidelity:
         total = exactly(fidelity["total"]["exact"])
-        lines.append(f"- {total} of the recorded decisions are reproduced ({fidelity['threshold']:g} % needed).")
+        lines.append(
+            f"- {total} of the recorded decisions are reproduced ({fidelity['threshold']:g} % needed)."
+        )
     else:
         lines.append("- How faithful it is was not measured.")
     lines += [f"- No verdict for {c['capture']}: {c['reason']}." for c in report["excluded_captures"]]

@@ -31,11 +31,13 @@ def digits(value: float) -> str:
 
 
 def per_cent(value: float | None, sign: bool = True) -> str:
-    """"+12.3 %"; one decimal, none from 100 %, one significant digit near zero."""
+    """A share such as "+12.3 %": one decimal, none from 100 %, one significant digit near zero."""
     if value is None:
         return NONE
     size = abs(value)
-    text = f"{size:,.0f}" if size >= 99.95 else f"{size:.1f}" if size >= 0.05 or size == 0.0 else f"{size:.1g}"
+    text = (
+        f"{size:,.0f}" if size >= 99.95 else f"{size:.1f}" if size >= 0.05 or size == 0.0 else f"{size:.1g}"
+    )
     mark = "" if not sign or value == 0.0 else "+" if value > 0 else "−"
     return f"{mark if sign or value >= 0 else '−'}{text} %"
 
@@ -69,7 +71,7 @@ def gain(entry: Figure | None) -> str:
 
 
 def interval(entry: Figure | None) -> str:
-    """"+1.0 to +2.0 %"; a dash where there is none."""
+    """Such as "+1.0 to +2.0 %"; a dash where there is none."""
     if entry is None or entry.get("low") is None or entry.get("high") is None:
         return NONE
     low = quantity(entry["low"], entry["unit"], sign=True)
@@ -82,6 +84,17 @@ def interval(entry: Figure | None) -> str:
 def delay(nanoseconds: int) -> str:
     """A delay on an axis."""
     return "0" if nanoseconds == 0 else quantity(nanoseconds, "ns").replace(".00", "").replace(".0 ", " ")
+
+
+def size(entry: Figure | None) -> str:
+    """The interval of a figure that has no direction: "42.2 to 57.0 %"."""
+    return interval(entry).replace("+", "")
+
+
+def finding(row: Mapping[str, Any]) -> str:
+    """The finding of a workload, with a word of caution where "no worse" is not shown."""
+    text = FINDINGS[row["finding"]]
+    return f"{text}, at risk" if row["not_inferior"] is False and row["finding"] != "worse" else text
 
 
 FINDINGS = {"better": "▲ better", "worse": "▼ worse", "~": "~", "not enough evidence": "? too little data"}
@@ -106,6 +119,11 @@ def arm(name: str) -> str:
     if name.startswith("static:"):
         return f"static {name.removeprefix('static:')}"
     return ARMS.get(name, name)
+
+
+def setting(name: str) -> str:
+    """A static setting where the heading already says that it is one."""
+    return arm(name).removeprefix("static ")
 
 
 def evaluation(name: str) -> str:

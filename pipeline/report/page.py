@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,14 @@ def html(report: Mapping[str, Any]) -> str:
         gain=numbers.gain,
         interval=numbers.interval,
         exactly=exactly,
+        setting=numbers.setting,
+        size=numbers.size,
+        finding_of=numbers.finding,
         metric_title=titles.__getitem__,
         plain=plain,
     )
     margin = float(report["parameters"]["non_inferiority"]) * 100.0
-    return environment.get_template("report.html.j2").render(
+    text = environment.get_template("report.html.j2").render(
         report=report,
         drawings=charts.all_of(report, margin),
         findings=numbers.FINDINGS,
@@ -44,10 +48,12 @@ def html(report: Mapping[str, Any]) -> str:
         palette=palette.style(),
         css=(_HERE / "report.css").read_text(encoding="utf-8"),
     )
+    # A figure and its unit stay on one line.
+    return re.sub(r"(?<=\d) (?=%)", "\u00a0", text)
 
 
 def exactly(entry: Mapping[str, Any]) -> str:
-    """A share of exact decisions: cut, not rounded, so that what misses a threshold never seems to reach it."""
+    """A share of exact decisions: cut, not rounded, so that no miss of a threshold looks like a hit."""
     value = entry["value"]
     return numbers.NONE if value is None else f"{int(value * 100 + 1e-6) / 100:.2f} %"
 

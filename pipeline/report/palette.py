@@ -14,7 +14,7 @@ ROLES: dict[str, tuple[str, str]] = {
     "muted": ("#5a6573", "#9aa6b4"),
     "grid": ("#e1e5ea", "#262f3a"),
     "axis": ("#b4bcc6", "#465261"),
-    "risk": ("#fbeae7", "#3a1d1c"),
+    "risk": ("#fdf1ef", "#23181c"),
     "model": ("#0a5bc4", "#6cb0ff"),
     "rule": ("#b1560f", "#f0a35c"),
     "static": ("#7a3fa8", "#c99cf0"),

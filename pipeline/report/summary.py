@@ -27,20 +27,22 @@ def terminal(report: Mapping[str, Any], where: str = "") -> str:
         proven = room["proven"]["value"] is not None
         whole = room["proven"] if proven else room["best_known"]
         part = room["captured"] if proven else room["captured_of_best_known"]
+        name = numbers.evaluation(evaluation["name"])
+        to = "proven bound" if proven else "best known policy"
+        opponents = "".join(
+            f"; {numbers.gain(c['gain'])}{' ~' if c['finding'] == '~' else ''} "
+            f"against {numbers.arm(c['against'])}"
+            for c in evaluation["comparisons"]
+            if c["against"] in ("rule", "best_static")
+        )
         lines += [
             "",
-            f"{numbers.evaluation(evaluation['name'])} ({evaluation['question']}; {evaluation['blocks']:,} blocks)",
+            f"{name} ({evaluation['question']}; {evaluation['blocks']:,} blocks)",
             f"  harm      {harm['workloads_worse']} of {harm['workloads']} workloads worse, "
             f"{harm['workloads_at_risk']} at risk; {numbers.figure(harm['blocks_worse'])} of the blocks worse"
             + (f"; worst {worst['name']} {numbers.gain(worst['gain'])}" if worst else ""),
-            f"  gain      {numbers.gain(gain)} ({numbers.interval(gain)}, {gain['label']})"
-            + "".join(
-                f"; {numbers.gain(c['gain'])}{' ~' if c['finding'] == '~' else ''} against {numbers.arm(c['against'])}"
-                for c in evaluation["comparisons"]
-                if c["against"] in ("rule", "best_static")
-            ),
-            f"  headroom  {numbers.figure(whole)} to the {'proven bound' if proven else 'best known policy'}, "
-            f"{numbers.figure(part)} of it captured",
+            f"  gain      {numbers.gain(gain)} ({numbers.interval(gain)}, {gain['label']})" + opponents,
+            f"  headroom  {numbers.figure(whole)} to the {to}, {numbers.figure(part)} of it captured",
         ]
     if where:
         lines += ["", f"report: {where}"]
