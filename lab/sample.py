@@ -120,10 +120,10 @@ def _run(
         # Names of programs are public here: they are what the workloads are.
         convert([run.segment], dataset, comm=True)
         lost = reclaimed_files(dataset, run.segment.name)
+        remark = f"; {lost} files lost cached pages" if lost else ""
         _say(
             f"pass {number} {run.profile} {run.workload:24} {run.elapsed_ns / 1e9:6.1f} s "
-            f"{run.events:7} events {run.device_reads:6} device reads"
-            + (f"; {lost} files lost cached pages" if lost else "")
+            f"{run.events:7} events {run.device_reads:6} device reads{remark}"
         )
         if run.lost:
             raise HindsightError(f"{run.lost} events of {run.workload} were lost", "Use a less busy machine.")

@@ -15,6 +15,7 @@ from hindsight.lab import device as lab_device
 from hindsight.lab.provenance import PROVENANCE
 from hindsight.lab.reclaim import discard, reclaimed_files
 from hindsight.lab.sample import SampleOptions, record_sample
+from hindsight.lab.workloads import fio as fio_workloads
 
 
 def rows(dataset: Path, table: str) -> list[dict[str, object]]:
@@ -28,7 +29,10 @@ def tracing(lab_host: None) -> None:
         pytest.skip("this kernel has no tracefs")
 
 
-def test_a_tiny_recording_end_to_end(tracing: None, fio: str, images: Path, tmp_path: Path) -> None:
+def test_a_tiny_recording_end_to_end(
+    tracing: None, fio: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fio_workloads, "FILE_BYTES", 32 << 20)
     output = tmp_path / "out" / "sample"
     options = SampleOptions(
         output,
@@ -37,7 +41,7 @@ def test_a_tiny_recording_end_to_end(tracing: None, fio: str, images: Path, tmp_
         seconds=0.3,
         only=("fio-runs",),
         images=images,
-        image_bytes=1 << 30,
+        image_bytes=1 << 28,
     )
     before = {device.name for device in lab_device.existing()}
     size = record_sample(options)
