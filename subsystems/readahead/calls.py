@@ -82,9 +82,9 @@ class Calls(NamedTuple):
     a: NDArray[np.int64]
     """Bytes asked for; flags of open; cmd of fcntl; second descriptor; or UNKNOWN."""
     b: NDArray[np.int64]
-    """Offset in bytes; argument of fcntl; flags of dup3; or UNKNOWN."""
+    """Offset in bytes; argument of fcntl; flags of dup3 and close_range; or UNKNOWN."""
     c: NDArray[np.int64]
-    """Advice; flags of preadv2 and close_range; or UNKNOWN."""
+    """Advice; flags of preadv2; or UNKNOWN."""
     ret: NDArray[np.int64]
     """Result; NO_RESULT where none was recorded."""
 

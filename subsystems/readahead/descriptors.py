@@ -212,13 +212,13 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
                 of[call] = tables[0, table, slot]
                 _set(tables, files, table, slot, NONE, 0, ts)
             elif code == CLOSE_RANGE:
-                if calls.c[call] & CLOSE_RANGE_UNSHARE and users[table] > 1:
+                if calls.b[call] & CLOSE_RANGE_UNSHARE and users[table] > 1:
                     users[table] -= 1
                     table = _copy(tables, files, users, table)
                     table_of[task] = table
                 for i in range(slots.shape[0]):
                     if calls.fd[call] <= slots[i] <= calls.a[call]:
-                        if calls.c[call] & CLOSE_RANGE_CLOEXEC:
+                        if calls.b[call] & CLOSE_RANGE_CLOEXEC:
                             tables[1, table, i] = 1
                         else:
                             _set(tables, files, table, i, NONE, 0, ts)

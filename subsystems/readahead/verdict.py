@@ -40,6 +40,8 @@ REASONS = (
 
 Flags = NDArray[np.bool_]
 _ADDED, _DELETED, _MET = range(3)
+_REACH = 8192
+"""Pages: no decision about a read looks further away from it (windows have at most 4096 pages)."""
 
 
 def reasons(
@@ -174,12 +176,42 @@ def _met_before_added(kind, file, index, order, base):  # type: ignore[no-untype
 
 
 def _reclaimed(history: History) -> Flags:
-    """Files that lost pages, other than by POSIX_FADV_DONTNEED, before they were last read."""
-    last = np.full(len(history.files), -1, np.int64)
-    np.maximum.at(last, history.met.file, history.met.ts)
-    rows = history.deleted
-    gone = ~history.inside(rows, history.is_dontneed) & (rows.ts < last[rows.file])
-    return _mark(history, history.file_id[rows.file[gone]])
+    """Files that lost pages, other than by POSIX_FADV_DONTNEED, near which they were read later."""
+    gone = ~history.inside(history.deleted, history.is_dontneed)
+    tables = ((history.met, _MET, slice(None)), (history.deleted, _DELETED, gone))
+    parts: list[tuple[NDArray[np.int64], ...]] = []
+    for rows, kind, which in tables:
+        place = history.file_id[rows.file]
+        last = rows.last if kind == _MET else rows.index + (np.int64(1) << rows.order) - 1
+        columns = (np.full(len(place), kind), rows.ts, place, rows.index, np.maximum(last, rows.index))
+        use = np.zeros(len(place), np.bool_)
+        use[which] = place[which] >= 0
+        parts.append(tuple(column[use] for column in columns))
+    kind, ts, file, first, last = (np.concatenate([p[i] for p in parts]) for i in range(5))
+    # Where a read reaches is bounded by the pages that exist, not by what it asked for.
+    extent = np.zeros(len(history.used_files) + 1, np.int64)
+    np.maximum.at(extent, file + 1, first // _REACH + 1)
+    order = np.lexsort((kind, ts))[::-1]
+    return _missed_later(  # type: ignore[no-any-return]
+        kind[order], file[order], first[order] // _REACH, last[order] // _REACH, np.cumsum(extent)
+    )
+
+
+@njit(cache=True, nogil=True)
+def _missed_later(kind, file, first, last, base):  # type: ignore[no-untyped-def]
+    """Rows backwards in time, in blocks of _REACH pages: files read in or next to a block after it lost
+    pages.
+    """
+    read = np.zeros(base[-1], np.bool_)
+    result = np.zeros(base.shape[0] - 1, np.bool_)
+    for i in range(kind.shape[0]):
+        begin, end = base[file[i]], base[file[i] + 1]
+        if kind[i] == _MET:
+            read[begin + first[i] : min(begin + last[i] + 1, end)] = True
+        else:
+            for block in range(max(begin + first[i] - 1, begin), min(begin + last[i] + 2, end)):
+                result[file[i]] |= read[block]
+    return result
 
 
 def _other_means(history: History) -> Flags:

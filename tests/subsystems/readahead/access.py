@@ -121,8 +121,20 @@ def whole(path):
             pass
 
 
+def everything(count):
+    several(count, [big, big, odd])
+    forks(count)
+    for action in (sequential, strided, reverse, local, advised, vectors):
+        fd = os.open(big, os.O_RDONLY)
+        action(fd, count)
+        os.close(fd)
+    whole(odd)
+
+
 if kind == "several":
     several(reads, [big, big, odd])
+elif kind == "all":
+    everything(reads)
 elif kind == "forks":
     forks(reads)
 elif kind == "whole":
