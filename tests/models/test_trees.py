@@ -256,6 +256,13 @@ def test_random_forest_rounds_and_estimated_base_score() -> None:
         )
 
 
+@pytest.mark.parametrize("base_score", [0.0, 0.25, None])
+def test_an_ensemble_without_trees_gives_its_base_margin(base_score: float | None) -> None:
+    booster, rows = trained(rounds=0, base_score=base_score, objective="reg:squarederror")
+    ours = trees.margins(trees.load(booster), rows)
+    assert_same_bits(ours, booster.predict(xgboost.DMatrix(rows, nthread=1), output_margin=True))
+
+
 def test_no_rows_and_rows_of_any_layout() -> None:
     booster, rows = trained()
     forest = trees.load(booster)
