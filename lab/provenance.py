@@ -73,6 +73,7 @@ def provenance(
                 "events_lost": run.lost,
                 "device_read_requests": run.device_reads,
                 "milliseconds": run.elapsed_ns // 1_000_000,
+                "processor_pressure_permille": run.processor_pressure,
                 "attempts": run.attempts,
             }
             for run in runs

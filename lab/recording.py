@@ -51,6 +51,8 @@ class Run:
     """From the start of the recorder to the sealed recording."""
     device_reads: int
     """Read requests that the device completed, by its own counter."""
+    processor_pressure: int
+    """Time during which some task of the machine waited for a processor, 1/1000 of the run."""
     attempts: int = 1
     """Recordings that were made of it; the last one counts."""
 
@@ -68,6 +70,7 @@ def record_workload(
     argv = workload.command(files, seed, Budget(seconds, device.profile.read_iops))
     remount_cold(device)
     reads = device.completed_reads()
+    waits = _processor_waits()
     begin = time.monotonic_ns()
     major, minor = map(int, device.number.split(":"))
     outcome = _record(
@@ -90,7 +93,17 @@ def record_workload(
         lost=outcome["lost"],
         elapsed_ns=elapsed,
         device_reads=device.completed_reads() - reads,
+        processor_pressure=round(1e6 * (_processor_waits() - waits) / elapsed),
     )
+
+
+def _processor_waits() -> int:
+    """Microseconds in which some task waited for a processor (Documentation/accounting/psi.rst), else 0."""
+    try:
+        text = Path("/proc/pressure/cpu").read_text()
+    except OSError:
+        return 0
+    return int(text.split("total=", 1)[1].split()[0])
 
 
 def _record(device: LabDevice, options: dict[str, Any]) -> dict[str, Any]:

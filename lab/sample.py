@@ -123,7 +123,8 @@ def _run(
         remark = f"; {lost} files lost cached pages" if lost else ""
         _say(
             f"pass {number} {run.profile} {run.workload:24} {run.elapsed_ns / 1e9:6.1f} s "
-            f"{run.events:7} events {run.device_reads:6} device reads{remark}"
+            f"{run.events:7} events {run.device_reads:6} device reads, "
+            f"processor pressure {run.processor_pressure / 10:.0f} %{remark}"
         )
         if run.lost:
             raise HindsightError(f"{run.lost} events of {run.workload} were lost", "Use a less busy machine.")

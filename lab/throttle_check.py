@@ -19,7 +19,7 @@ from hindsight.errors import HindsightError
 from hindsight.lab.device import LabDevice
 
 BLOCK = 4096
-SPAN = 64 << 20
+SPAN = 16 << 20
 """Bytes of the file that is read; written, since unwritten extents read without I/O."""
 
 
