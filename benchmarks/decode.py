@@ -202,9 +202,8 @@ def main() -> int:
         print(f"trace-cmd report     {other}")
     else:
         print(f"trace-cmd report     {other['events_per_cpu_second'] / 1e6:8.2f} M events per CPU-second")
-        print(
-            f"ratio to trace-cmd   {other['decode_ratio']:8.1f} (decode)  {other['convert_ratio']:.1f} (convert)"
-        )
+        print(f"  ratio, decode      {other['decode_ratio']:8.1f}")
+        print(f"  ratio, convert     {other['convert_ratio']:8.1f}")
     return 0
 
 

@@ -15,9 +15,9 @@ from hindsight.capture.formats import EventFormat, PageLayout, parse_event, pars
 from hindsight.capture.host import pseudonym
 from hindsight.capture.parquet import to_arrow, write_all
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES, arrow_schema
-from hindsight.capture.segment import Segment, find_segments, open_segment
+from hindsight.capture.segment import Segment, check_facts, find_segments, open_segment
 
-from hindsight.errors import ConfigurationError, VerificationError
+from hindsight.errors import VerificationError
 
 _COMM = {"comm", "oldcomm", "newcomm"}
 _BY_TRACEPOINT = {table.tracepoint: table for table in TABLES.values() if table.tracepoint}
@@ -56,20 +56,17 @@ def convert(
 
 def _convert_segment(path: Path, out: Path, comm: bool, force: bool) -> Converted:
     segment = open_segment(path)
-    try:
-        capture = segment.facts["tables"]["captures"][0]
-        directory = out / f"host={capture['host']}" / f"date={segment.facts['date']}"
-        if segment.facts["schema_version"] != SCHEMA_VERSION or segment.facts["byteorder"] != "little":
-            raise VerificationError(
-                f"{path} has schema version {segment.facts['schema_version']} and is "
-                f"{segment.facts['byteorder']}-endian; this program reads {SCHEMA_VERSION}, little-endian"
-            )
-        target = directory / _COMMIT_TABLE / f"{segment.name}.parquet"
-        if target.exists() and not force:
-            return Converted(segment.name, False)
-        return _write_segment(segment, directory, comm)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise VerificationError(f"{path}: the recording's facts are damaged ({error!r})") from error
+    check_facts(segment)
+    facts = segment.facts
+    if facts["schema_version"] != SCHEMA_VERSION or facts["byteorder"] != "little":
+        raise VerificationError(
+            f"{path} has schema version {facts['schema_version']} and is {facts['byteorder']}-endian; "
+            f"this program reads {SCHEMA_VERSION}, little-endian"
+        )
+    directory = out / f"host={facts['tables']['captures'][0]['host']}" / f"date={facts['date']}"
+    if (directory / _COMMIT_TABLE / f"{segment.name}.parquet").exists() and not force:
+        return Converted(segment.name, False)
+    return _write_segment(segment, directory, comm)
 
 
 def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
@@ -204,9 +201,9 @@ def _fact_table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.
     try:
         data = pa.Table.from_pylist(rows, schema=schema)
         data.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, TypeError, AttributeError) as error:
         raise VerificationError(f"the facts of the table {name} are damaged: {error}") from error
     for column in schema:
         if not column.nullable and data[column.name].null_count:
-            raise ConfigurationError(f"the facts of the table {name} lack {column.name}")
+            raise VerificationError(f"the facts of the table {name} lack {column.name}")
     return data

@@ -91,6 +91,8 @@ def parse_event(system: str, text: str) -> EventFormat:
     pid = fields.get("common_pid")
     if name is None or number is None or common is None or pid is None:
         raise VerificationError(f"a format of the trace system {system} is damaged")
+    if int(number[1]) >= 1 << 16:  # common_type has 16 bits
+        raise VerificationError(f"{system}/{name[1]} has an impossible id: {number[1]}")
     if (common.offset, common.size) != (0, 2) or (pid.offset % 4, pid.size) != (0, 4):
         raise VerificationError(f"{system}/{name[1]} has common fields that this program cannot decode")
     return EventFormat(system, name[1], int(number[1]), fields)

@@ -17,10 +17,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hindsight.capture.schema import TABLES
 
 from hindsight.errors import ConfigurationError, VerificationError
 
@@ -166,6 +169,35 @@ def _verify(path: Path, name: str, expected: Any) -> None:
         raise VerificationError(f"{file} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError):
         raise VerificationError(f"{path / MANIFEST} is damaged at {name!r}") from None
+
+
+def check_facts(segment: Segment) -> None:
+    """Raise VerificationError unless the facts have the shape that conversion relies on."""
+    facts = segment.facts
+    try:
+        (capture,) = facts["tables"]["captures"]
+        # Both become names of directories.
+        names = re.fullmatch("[0-9a-f]{12}", capture["host"]), re.fullmatch("[0-9-]{10}", facts["date"])
+        sound = None not in names
+        sound = sound and facts["tables"].keys() <= {t.name for t in TABLES.values() if not t.tracepoint}
+        numbers = [capture["start_ns"], capture["end_ns"], facts["schema_version"]]
+        texts = [facts["byteorder"], facts["comm_key"]]
+        for row in facts["ring_losses"]:
+            numbers += [row["cpu"], row["from_ns"], row["to_ns"], row["count"]]
+            texts += [row["instance"], row["cause"]]
+        for instance in facts["instances"].values():
+            numbers += [instance["subbuffer_bytes"], *map(int, instance["stats_after"])]
+            texts += instance["events"]
+            for stats in (*instance["stats_before"].values(), *instance["stats_after"].values()):
+                numbers.append(stats["read events"])
+        for row in facts["tables"]["files"]:
+            numbers += [row["s_dev_major"], row["s_dev_minor"], row["i_ino"]]
+        sound = sound and all(isinstance(row, dict) for rows in facts["tables"].values() for row in rows)
+        sound = sound and all(isinstance(n, int) for n in numbers) and all(isinstance(t, str) for t in texts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VerificationError(f"{segment.path}: the recording's facts are damaged ({error!r})") from error
+    if not sound:
+        raise VerificationError(f"{segment.path}: the recording's facts are damaged")
 
 
 def find_segments(paths: list[Path]) -> list[Path]:

@@ -1,0 +1,361 @@
+"""Conversion of a recorded segment, and what bad input leads to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hindsight.capture.convert import convert
+from hindsight.capture.info import describe
+from hindsight.capture.schema import TABLES, arrow_schema
+from hindsight.capture.segment import FACTS, MANIFEST
+
+from hindsight.command import main
+from hindsight.errors import ConfigurationError, ExitCode, VerificationError
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def hindsight(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command, in this process (numba and pyarrow are loaded already)."""
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        status = main([*map(str, args)])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess([str(a) for a in args], status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dataset(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded segment, converted. Do not write to it."""
+    out = tmp_path_factory.mktemp("converted") / "out"
+    convert([recorded], out)
+    return out
+
+
+@pytest.fixture
+def segment(recorded: Path, tmp_path: Path) -> Path:
+    """A copy of the recorded segment to be altered."""
+    return Path(shutil.copytree(recorded, tmp_path / "raw" / recorded.name))
+
+
+def reseal(segment: Path) -> None:
+    """Make the manifest agree with what the files now hold."""
+    manifest = json.loads((segment / MANIFEST).read_text())
+    for name, entry in manifest["files"].items():
+        data = (segment / name).read_bytes()
+        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (segment / MANIFEST).write_text(json.dumps(manifest))
+
+
+def alter_facts(segment: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    facts = json.loads((segment / FACTS).read_text())
+    change(facts)
+    (segment / FACTS).write_text(json.dumps(facts))
+    reseal(segment)
+
+
+def largest(segment: Path) -> Path:
+    return max(segment.rglob("*.pages"), key=lambda path: path.stat().st_size)
+
+
+def losses(out: Path) -> list[dict[str, Any]]:
+    (path,) = out.glob("host=*/date=*/losses/*.parquet")
+    return pq.read_table(path).to_pylist()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()
+    }
+
+
+def test_files_have_the_schema(recorded: Path, dataset: Path) -> None:
+    files = list(dataset.rglob("*.parquet"))
+    assert len(files) > 85
+    for path in files:
+        name = path.parent.name
+        assert path.stem == recorded.name
+        assert path.parent.parent.name == "date=2026-11-23"
+        schema = pq.read_schema(path)
+        assert schema.equals(arrow_schema(name), check_metadata=True), name
+        assert pq.read_metadata(path).num_rows > 0
+        if TABLES[name].tracepoint:
+            ts = pq.read_table(path)["ts"].to_pylist()
+            assert ts == sorted(ts)
+    columns = pq.read_metadata(dataset.rglob("sys_enter_read/*.parquet").__next__()).row_group(0)
+    assert "DELTA_BINARY_PACKED" in columns.column(0).encodings
+    assert columns.column(0).compression == "ZSTD"
+
+
+def test_twice_the_same_bytes(recorded: Path, dataset: Path, tmp_path: Path) -> None:
+    convert([recorded], tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(dataset)
+
+
+def test_existing_output_is_kept_unless_forced(recorded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert [r.converted for r in convert([recorded], out)] == [True]
+    before = contents(out)
+    assert [r.converted for r in convert([recorded.parent], out, comm=True)] == [False]
+    assert contents(out) == before
+    (result,) = convert([recorded], out, comm=True, force=True)
+    assert result.converted and result.events == sum(
+        rows for name, rows in result.tables.items() if TABLES[name].tracepoint
+    )
+    after = contents(out)
+    assert after.keys() == before.keys() and after != before
+    assert not [name for name in after if "/." in name]  # no temporary file is left
+
+
+def test_names_of_programs(dataset: Path, recorded: Path, tmp_path: Path) -> None:
+    def names(out: Path) -> set[str]:
+        (path,) = out.glob("host=*/date=*/sched_process_exit/*.parquet")
+        return set(pq.read_table(path)["comm"].to_pylist())
+
+    convert([recorded], tmp_path, comm=True)
+    assert {"python3", "true"} <= names(tmp_path)
+    assert all(len(name) == 12 for name in names(dataset))
+    assert not {"python3", "true"} & names(dataset)
+
+
+def test_files_are_those_that_events_name(dataset: Path) -> None:
+    (path,) = dataset.glob("host=*/date=*/files/*.parquet")
+    files = {(r["s_dev_major"], r["s_dev_minor"], r["i_ino"]) for r in pq.read_table(path).to_pylist()}
+    seen = set()
+    for name in ("page_cache_sync_ra", "page_cache_async_ra"):
+        (path,) = dataset.glob(f"host=*/date=*/{name}/*.parquet")
+        seen |= {(r["s_dev_major"], r["s_dev_minor"], r["i_ino"]) for r in pq.read_table(path).to_pylist()}
+    assert files and files <= seen
+
+
+def test_files_that_no_event_names_are_dropped(segment: Path, tmp_path: Path) -> None:
+    def add(facts: dict[str, Any]) -> None:
+        facts["tables"]["files"].append({**facts["tables"]["files"][0], "i_ino": 12345678})
+
+    alter_facts(segment, add)
+    convert([segment], tmp_path / "out")
+    (path,) = (tmp_path / "out").glob("host=*/date=*/files/*.parquet")
+    assert 12345678 not in pq.read_table(path)["i_ino"].to_pylist()
+
+
+def test_ring_losses(segment: Path, tmp_path: Path) -> None:
+    row = {"instance": "tasks", "cpu": 1, "from_ns": 5, "to_ns": 9, "count": 77, "cause": "ring full"}
+    alter_facts(segment, lambda facts: facts["ring_losses"].append(row))
+    (result,) = convert([segment], tmp_path / "out")
+    assert result.lost == 77
+    expected = {"cpu": 1, "event": None, "from_ns": 5, "to_ns": 9, "count_lower": 77, "count_upper": 77}
+    assert losses(tmp_path / "out") == [expected | {"cause": "ring full"}]
+    assert describe(tmp_path / "out")["losses"] == {"events": 77, "intervals": 1}
+
+
+def test_events_that_the_kernel_counted_but_no_page_holds(segment: Path, tmp_path: Path) -> None:
+    def more(facts: dict[str, Any]) -> None:
+        facts["instances"]["tasks"]["stats_after"]["0"]["read events"] += 5
+
+    alter_facts(segment, more)
+    convert([segment], tmp_path / "out")
+    (row,) = losses(tmp_path / "out")
+    assert (row["cpu"], row["count_lower"], row["count_upper"], row["cause"]) == (0, 5, 5, "decode error")
+
+
+def test_more_events_than_the_kernel_counted(segment: Path, tmp_path: Path) -> None:
+    def fewer(facts: dict[str, Any]) -> None:
+        facts["instances"]["tasks"]["stats_after"]["0"]["read events"] -= 1
+
+    alter_facts(segment, fewer)
+    with pytest.raises(VerificationError, match="counted by the kernel"):
+        convert([segment], tmp_path / "out")
+
+
+def test_damaged_page_becomes_a_loss(segment: Path, tmp_path: Path, dataset: Path) -> None:
+    path = largest(segment)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 4096 + 8, 4084)  # more data than a page can hold
+    path.write_bytes(data)
+    reseal(segment)
+    (result,) = convert([segment], tmp_path / "out")
+    (row,) = losses(tmp_path / "out")
+    assert (row["count_upper"], row["cause"]) == (None, "decode error")
+    assert row["from_ns"] < row["to_ns"]
+    whole = describe(dataset)["tables"]
+    assert 0 < result.events < sum(e["rows"] for n, e in whole.items() if TABLES[n].tracepoint)
+
+
+def test_unknown_events_become_losses(segment: Path, tmp_path: Path) -> None:
+    """A kind of event whose layout is not there: counted, not guessed."""
+
+    def forget(facts: dict[str, Any]) -> None:
+        facts["instances"]["tasks"]["events"].remove("syscalls/sys_enter_read")
+
+    alter_facts(segment, forget)
+    convert([segment], tmp_path / "out")
+    rows = losses(tmp_path / "out")
+    assert {row["cause"] for row in rows} == {"decode error"}
+    assert all(row["count_lower"] == row["count_upper"] > 0 for row in rows)
+    assert not list((tmp_path / "out").rglob("sys_enter_read"))
+
+
+def test_incomplete_last_page_becomes_a_loss(segment: Path, tmp_path: Path) -> None:
+    path = largest(segment)
+    path.write_bytes(path.read_bytes()[:-100])
+    reseal(segment)
+    convert([segment], tmp_path / "out")
+    assert [(row["count_upper"], row["cause"]) for row in losses(tmp_path / "out")] == [
+        (None, "decode error")
+    ]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove", "facts", "manifest", "version", "escape"])
+def test_damaged_segment(segment: Path, tmp_path: Path, damage: str) -> None:
+    pages = largest(segment)
+    manifest = json.loads((segment / MANIFEST).read_text())
+    if damage == "cut":
+        pages.write_bytes(pages.read_bytes()[:-1])
+    elif damage == "flip":
+        data = bytearray(pages.read_bytes())
+        data[2000] ^= 1
+        pages.write_bytes(data)
+    elif damage == "remove":
+        pages.unlink()
+    elif damage == "facts":
+        (segment / FACTS).write_text("{")
+        reseal(segment)
+    elif damage == "manifest":
+        (segment / MANIFEST).write_text("[]")
+    elif damage == "version":
+        (segment / MANIFEST).write_text(json.dumps(manifest | {"segment_version": 99}))
+    else:
+        manifest["files"]["../../../etc/passwd"] = {"bytes": 0, "sha256": ""}
+        (segment / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError) as raised:
+        convert([segment], tmp_path / "out")
+    assert raised.value.exit_code == ExitCode.VERIFICATION
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f.pop("comm_key"),
+        lambda f: f.pop("instances"),
+        lambda f: f["tables"].pop("captures"),
+        lambda f: f["tables"].update(captures=[]),
+        lambda f: f["tables"]["captures"][0].update(host="../../x"),
+        lambda f: f["tables"]["captures"][0].pop("label"),
+        lambda f: f["tables"]["captures"][0].update(cpus="two"),
+        lambda f: f["tables"]["captures"][0].update(cpus=-1),
+        lambda f: f["tables"].update(nonsense=[]),
+        lambda f: f["tables"].update(files=[3]),
+        lambda f: f["instances"]["tasks"].update(subbuffer_bytes=8192),
+        lambda f: f["instances"]["tasks"]["events"].append("none/such"),
+        lambda f: f.update(schema_version=77),
+        lambda f: f.update(byteorder="big"),
+        lambda f: f.update(date="/etc"),
+    ],
+)
+def test_damaged_facts(segment: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    alter_facts(segment, change)
+    with pytest.raises(VerificationError):
+        convert([segment], tmp_path / "out")
+
+
+def test_kernel_whose_tracepoint_lacks_a_field(segment: Path, tmp_path: Path) -> None:
+    formats = json.loads((segment / "formats.json").read_text())
+    formats["readahead/page_cache_sync_ra"] = formats["readahead/page_cache_sync_ra"].replace(
+        "req_count", "other"
+    )
+    (segment / "formats.json").write_text(json.dumps(formats))
+    reseal(segment)
+    with pytest.raises(VerificationError, match="has no field req_count"):
+        convert([segment], tmp_path / "out")
+
+
+def test_commands(segment: Path, tmp_path: Path, hindsight: Run) -> None:
+    out = tmp_path / "out"
+    assert hindsight("capture", "convert", segment.parent, "-o", out).returncode == 0
+    done = hindsight("capture", "convert", segment, "-o", out, "--json")
+    (result,) = json.loads(done.stdout)
+    assert (result["segment"], result["converted"]) == (segment.name, False)
+    assert "already there" in done.stderr
+    info = json.loads(hindsight("capture", "info", out, "--json").stdout)
+    assert info["tables"]["sys_enter_read"]["rows"] > 10
+    assert info["losses"] == {"events": 0, "intervals": 0}
+    assert info["start_ns"] < info["end_ns"]
+    text = hindsight("capture", "info", out).stdout
+    assert "no event was lost" in text and "fixture" in text
+    raw = json.loads(hindsight("capture", "info", segment.parent, "--json").stdout)
+    assert (raw["start_ns"], raw["raw"]["segments"]) == (info["start_ns"], 1)
+    assert raw["raw"]["events"] == sum(e["rows"] for n, e in info["tables"].items() if TABLES[n].tracepoint)
+    assert "not converted" in hindsight("capture", "info", segment).stdout
+
+
+def test_exit_codes(segment: Path, tmp_path: Path, hindsight: Run) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments in (
+        ["info", empty],
+        ["info", tmp_path / "none"],
+        ["convert", empty, "-o", tmp_path / "out"],
+    ):
+        done = hindsight("capture", *arguments)
+        assert done.returncode == 3, done.stderr
+        assert "Traceback" not in done.stderr
+    (tmp_path / "blocked").write_text("")
+    assert hindsight("capture", "convert", segment, "-o", tmp_path / "blocked" / "out").returncode == 3
+    pages = largest(segment)
+    pages.write_bytes(b"x" + pages.read_bytes()[1:])
+    done = hindsight("capture", "convert", segment, "-o", tmp_path / "out")
+    assert done.returncode == 5 and "sha256" in done.stderr
+
+
+def damage_dataset(out: Path, kind: str) -> str:
+    (victim,) = out.glob("host=*/date=*/sys_enter_read/*.parquet")
+    if kind == "truncated":
+        victim.write_bytes(victim.read_bytes()[:-40])
+        return "truncated or damaged"
+    if kind == "empty file":
+        victim.write_bytes(b"")
+        return "truncated or damaged"
+    if kind == "version":
+        table = pq.read_table(victim)
+        pq.write_table(table.replace_schema_metadata({"hindsight.schema_version": "99"}), victim)
+        return "schema version 99"
+    if kind == "foreign":
+        pq.write_table(pa.table({"a": [1]}), victim)
+        return "schema version None"
+    if kind == "columns":
+        table = pq.read_table(victim)
+        pq.write_table(table.drop_columns(["fd"]).replace_schema_metadata(table.schema.metadata), victim)
+        return "does not have the columns"
+    if kind == "unknown table":
+        victim.parent.rename(victim.parent.with_name("nonsense"))
+        return "no table 'nonsense'"
+    for path in out.glob("host=*/date=*/captures/*"):
+        path.unlink()
+    return "interrupted"
+
+
+@pytest.mark.parametrize(
+    "kind", ["truncated", "empty file", "version", "foreign", "columns", "unknown table", "no captures"]
+)
+def test_damaged_dataset(dataset: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(dataset, out)
+    message = damage_dataset(out, kind)
+    with pytest.raises(ConfigurationError, match=message) as raised:
+        describe(out)
+    assert raised.value.exit_code == ExitCode.CONFIGURATION and raised.value.remedy != ""
