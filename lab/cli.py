@@ -69,6 +69,13 @@ def _configure_sample(commands: argparse._SubParsersAction[argparse.ArgumentPars
     sample.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the first pass (default: %(default)s)"
     )
+    sample.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="wait so long altogether for moments when the machine is quiet (default: %(default)s)",
+    )
     sample.add_argument("--keep-raw", type=Path, metavar="DIR", help="leave the raw recordings there")
     sample.add_argument("--images", type=Path, metavar="DIR", help="where the images of the devices are put")
     sample.set_defaults(run=_record_sample)  # fmt: skip
@@ -105,6 +112,7 @@ def _record_sample(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             only=None if arguments.only is None else tuple(arguments.only),
             seed=arguments.seed,
+            patience=arguments.patience,
             keep_raw=arguments.keep_raw,
             images=arguments.images or IMAGES,
         )

@@ -19,6 +19,7 @@ from typing import Any
 from hindsight.errors import HindsightError
 from hindsight.lab.device import LabDevice, remount_cold
 from hindsight.lab.programs import require
+from hindsight.lab.quiet import processor_waits
 from hindsight.lab.workloads import Budget, Workload
 from hindsight.lab.workloads.run import ENVIRONMENT
 
@@ -70,7 +71,7 @@ def record_workload(
     argv = workload.command(files, seed, Budget(seconds, device.profile.read_iops))
     remount_cold(device)
     reads = device.completed_reads()
-    waits = _processor_waits()
+    waits = processor_waits()
     begin = time.monotonic_ns()
     major, minor = map(int, device.number.split(":"))
     outcome = _record(
@@ -93,17 +94,8 @@ def record_workload(
         lost=outcome["lost"],
         elapsed_ns=elapsed,
         device_reads=device.completed_reads() - reads,
-        processor_pressure=round(1e6 * (_processor_waits() - waits) / elapsed),
+        processor_pressure=round(1e6 * (processor_waits() - waits) / elapsed),
     )
-
-
-def _processor_waits() -> int:
-    """Microseconds in which some task waited for a processor (Documentation/accounting/psi.rst), else 0."""
-    try:
-        text = Path("/proc/pressure/cpu").read_text()
-    except OSError:
-        return 0
-    return int(text.split("total=", 1)[1].split()[0])
 
 
 def _record(device: LabDevice, options: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hindsight.errors import ConfigurationError, HindsightError, UsageError
 from hindsight.lab.device import IMAGES, LabDevice, profile_named, throttled_device
 from hindsight.lab.programs import path_of, require
 from hindsight.lab.provenance import PROVENANCE, write_provenance
+from hindsight.lab.quiet import QUIET_PERMILLE, Patience
 from hindsight.lab.reclaim import discard, reclaimed_files
 from hindsight.lab.recording import Run, record_workload
 from hindsight.lab.throttle_check import ThrottleCheck, check_throttle
@@ -23,14 +24,15 @@ from hindsight.lab.workloads import FileSet, Workload, file_sets, select
 
 IMAGE_BYTES = 2 << 30
 ATTEMPTS = 4
-"""Recordings of a run, until none of its files lost cached pages meanwhile."""
+"""Recordings of a run, until one is not disturbed."""
 
 
 @dataclass(frozen=True)
 class SampleOptions:
     """What to record.
 
-    ``only`` = names of workloads (None: those of the sample); pass ``n`` has seed ``seed + n - 1``.
+    ``only`` = names of workloads (None: those of the sample); pass ``n`` has seed ``seed + n - 1``;
+    ``patience`` = seconds that may be spent waiting for a quiet machine.
     """
 
     output: Path
@@ -39,6 +41,7 @@ class SampleOptions:
     seconds: float = 8.0
     only: tuple[str, ...] | None = None
     seed: int = 1
+    patience: float = 0.0
     keep_raw: Path | None = None
     images: Path = IMAGES
     image_bytes: int = IMAGE_BYTES
@@ -78,12 +81,13 @@ def record_sample(options: SampleOptions) -> int:
         ]
         checks = [_checked(device) for device in devices]
         runs: list[Run] = []
+        patience = Patience(options.patience)
         for number in range(1, options.passes + 1):
             seed = options.seed + number - 1
             write_files(file_sets(workloads), devices, seed)
             for device in devices:
                 for workload in workloads:
-                    runs.append(_run(workload, device, number, seed, options.seconds, raw, fresh))
+                    runs.append(_run(workload, device, number, seed, options, raw, fresh, patience))
         write_provenance(fresh, workloads, devices, checks, runs, options.seconds)
         _publish(fresh, output, work)
     return sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -108,15 +112,24 @@ def write_files(sets: Sequence[FileSet], devices: Sequence[LabDevice], seed: int
 
 
 def _run(
-    workload: Workload, device: LabDevice, number: int, seed: int, seconds: float, raw: Path, dataset: Path
+    workload: Workload,
+    device: LabDevice,
+    number: int,
+    seed: int,
+    options: SampleOptions,
+    raw: Path,
+    dataset: Path,
+    patience: Patience,
 ) -> Run:
-    """Record a run and convert it into ``dataset``; again, a few times, if pages were taken from it."""
+    """Record a run and convert it into ``dataset``; again, a few times, if it was disturbed.
+
+    Disturbed: pages were taken from it, or other work kept it waiting (as long as there is patience left).
+    """
     from hindsight.capture.convert import convert
 
-    attempts = 0
-    while True:
-        attempts += 1
-        run = record_workload(workload, device, number, seed, seconds, raw)
+    for attempt in range(1, ATTEMPTS + 1):
+        patience.wait()
+        run = replace(record_workload(workload, device, number, seed, options.seconds, raw), attempts=attempt)
         # Names of programs are public here: they are what the workloads are.
         convert([run.segment], dataset, comm=True)
         lost = reclaimed_files(dataset, run.segment.name)
@@ -128,10 +141,12 @@ def _run(
         )
         if run.lost:
             raise HindsightError(f"{run.lost} events of {run.workload} were lost", "Use a less busy machine.")
-        if not lost or attempts == ATTEMPTS:
-            return replace(run, attempts=attempts)
+        busy = patience.left > 0 and run.processor_pressure > 2 * QUIET_PERMILLE
+        if attempt == ATTEMPTS or not (lost or busy):
+            break
         discard(dataset, run.segment.name)
         shutil.rmtree(run.segment)
+    return run
 
 
 def _checked(device: LabDevice) -> ThrottleCheck:
