@@ -21,6 +21,11 @@ pages.
 DEFAULT_RA_PAGES = 32
 DEFAULT_IO_PAGES = 320
 
+HUGE_BYTES = 4 << 30
+REACH_BYTES = 64 << 20
+"""A replay keeps six bytes a page: of files larger than HUGE_BYTES, only what can matter, which is what was
+touched and REACH_BYTES after it (the largest window is a quarter of that)."""
+
 Columns = dict[str, NDArray[Any]]
 
 
@@ -88,6 +93,7 @@ def files(history: History, device_table: Columns) -> Columns:
         last = (rows.index + (np.int64(1) << rows.order)) << PAGE_SHIFT
         np.maximum.at(touched, at[at >= 0], last[at >= 0])
     known = (size >= 0) | (ended >= 0)
+    size = np.where(size > HUGE_BYTES, np.minimum(size, np.maximum(touched + REACH_BYTES, HUGE_BYTES)), size)
     size = np.where(size >= 0, size, np.where(ended >= 0, ended, touched))
     numbers = list(zip(device_table["dev_major"].tolist(), device_table["dev_minor"].tolist(), strict=True))
     place_of = {number: i for i, number in enumerate(numbers)}

@@ -24,6 +24,7 @@ FIELDS = ("kind", "index", "req", "order", "size", "async_size", "ra_pages", "pr
 """What must be equal; a field that a tracepoint does not have is 0."""
 
 _RECORDED_AS = {"req": ("req_count", "nr_to_read"), "async_size": ("async_size", "lookahead_size")}
+_INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 _UNATTRIBUTED, _APART = -1, -2
 _LARGEST_ALIGNMENT = 1 << 24
 
@@ -99,16 +100,14 @@ def _recorded_rows(tables: Tables) -> dict[str, NDArray[np.int64]]:
             continue
         count = len(table["ts"])
         parts.setdefault("kind", []).append(np.full(count, kind, np.int64))
-        for field in ("ts", "pid", "s_dev_major", "s_dev_minor", "i_ino", *FIELDS[1:]):
+        for field in ("ts", "pid", *_INODE, *FIELDS[1:]):
             source = next((c for c in (field, *_RECORDED_AS.get(field, ())) if c in table), None)
             parts.setdefault(field, []).append(
                 integers(table[source]) if source else np.zeros(count, np.int64)
             )
     rows = {name: np.concatenate(columns) for name, columns in parts.items()}
     if not rows:
-        return {
-            f: np.zeros(0, np.int64) for f in ("ts", "pid", "s_dev_major", "s_dev_minor", "i_ino", *FIELDS)
-        }
+        return {f: np.zeros(0, np.int64) for f in ("ts", "pid", *_INODE, *FIELDS)}
     order = np.lexsort((rows["kind"], rows["ts"]))
     return {name: column[order] for name, column in rows.items()}
 
@@ -133,7 +132,7 @@ def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -
         else np.zeros(len(op), np.int64)
     )
     same_file = inside.copy()
-    for column in ("s_dev_major", "s_dev_minor", "i_ino"):
+    for column in _INODE:
         if len(files[column]):
             same_file &= files[column][file].astype(np.int64) == rows[column]
     others = demand["others"]
@@ -143,6 +142,22 @@ def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -
         silent = (task < 0) | (tasks["calls"][np.maximum(task, 0)] == 0)
     unattributed = ~inside & (orphan | silent)
     return np.where(same_file, op, np.where(unattributed, _UNATTRIBUTED, _APART))
+
+
+def _streams_of_faults(
+    rows: dict[str, NDArray[np.int64]], place: NDArray[np.int64], demand: Mapping[str, Columns]
+) -> NDArray[np.int64]:
+    """Streams of the decisions outside of reads on files that were read through a mapping."""
+    ops, streams, files = demand["ops"], demand["streams"], demand["files"]
+    mappings = np.unique(ops["stream"][ops["kind"] == d.FAULT])
+    stream_of = {
+        tuple(int(files[c][file]) for c in _INODE): int(stream)
+        for stream, file in zip(mappings, streams["file_id"][mappings], strict=True)
+    }
+    apart = np.flatnonzero(place == _APART)
+    keys = zip(*(rows[c][apart].tolist() for c in _INODE), strict=True)
+    found = [stream_of[key] for key in keys if key in stream_of]
+    return np.array(found, np.int64)
 
 
 def _row(columns: Mapping[str, NDArray[Any]], at: int, event: str) -> dict[str, Any]:
@@ -171,7 +186,9 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
     count = len(streams["eligible"])
     r_stream = demand["ops"]["stream"][r_op].astype(np.int64)
     e_stream = emitted["stream"].astype(np.int64)
-    per_recorded = np.bincount(r_stream, minlength=count)
+    by_fault = _streams_of_faults(rows, place, demand)
+    faulted = len(by_fault)
+    per_recorded = np.bincount(np.concatenate([r_stream, by_fault]), minlength=count)
     per_emitted = np.bincount(e_stream, minlength=count)
     per_matched = np.bincount(r_stream[r_hit], minlength=count)
     eligible = streams["eligible"].astype(np.bool_)
@@ -191,9 +208,9 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
         }
         for s in np.flatnonzero((per_recorded > 0) | (per_emitted > 0))
     ]
-    apart = int(np.count_nonzero(place == _APART))
-    if apart:
-        per_stream.append({"stream": None, "reason": "not caused by a read call", "recorded": apart})
+    outside = int(np.count_nonzero(place == _APART)) - faulted
+    if outside:
+        per_stream.append({"stream": None, "reason": "not caused by a read call", "recorded": outside})
     return Fidelity(
         recorded=in_streams + unattributed,
         compared=compared,

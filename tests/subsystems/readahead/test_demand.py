@@ -57,6 +57,14 @@ def test_the_size_of_a_file_is_where_a_read_ends_short(story):
     assert out["files"]["size"].tolist() == [5000] and out["streams"]["eligible"].tolist() == [True]
 
 
+def test_of_a_huge_file_only_what_can_matter_is_kept(story):
+    s = story().size(9, 1 << 45)
+    s.open(1, 3)
+    s.pread(1, 3, 9, 6 << 30)
+    assert d.build(s.tables())["files"]["size"].tolist() == [(6 << 30) + PAGE + (64 << 20)]
+    assert reasons(s.tables()) == [""]
+
+
 def test_an_unknown_size_gives_no_verdict(story):
     s = story()
     s.open(1, 3)

@@ -132,6 +132,17 @@ def test_decisions_outside_of_reads_are_counted_apart(story):
     assert result.per_stream == ({"stream": None, "reason": "not caused by a read call", "recorded": 1},)
 
 
+def test_decisions_of_page_faults_belong_to_the_mapping(story):
+    s = story()
+    s.open(1, 3)
+    decision(s, 1, 9, 0)
+    s.page("mm_filemap_fault", 1, 9, 0)
+    result = told(s)
+    assert (result.recorded, result.unattributed) == (0, 0)
+    (stream,) = result.per_stream
+    assert (stream["stream"], stream["reason"], stream["recorded"]) == (0, "read through a mapping", 1)
+
+
 def test_streams_without_verdict_are_counted_apart(story):
     s = story().size(9, 4096 * 10)
     s.open(1, 3)
