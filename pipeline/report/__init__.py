@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hindsight.pipeline.report.summary import metrics, terminal
+from hindsight.pipeline.report.summary import terminal
 
-__all__ = ["metrics", "render", "terminal"]
+__all__ = ["render", "terminal"]
 
 
 def render(report: Mapping[str, Any], out_dir: Path) -> dict[str, Path]:
@@ -21,13 +21,13 @@ def render(report: Mapping[str, Any], out_dir: Path) -> dict[str, Path]:
     from hindsight.pipeline.report.page import html
     from hindsight.pipeline.store import canonical_json, write_bytes
 
-    content = {
-        "report.json": canonical_json(report),
-        "report.md": markdown(report).encode(),
-        "report.html": html(report).encode(),
+    # The page comes last: it takes the longest, and where nothing can be written that shows at once.
+    content: dict[str, Callable[[], bytes]] = {
+        "report.json": lambda: canonical_json(report),
+        "report.md": lambda: markdown(report).encode(),
+        "report.html": lambda: html(report).encode(),
     }
-    paths = {}
-    for name, data in content.items():
-        paths[name] = out_dir / name
-        write_bytes(paths[name], data)
+    paths = {name: out_dir / name for name in content}
+    for name, path in paths.items():
+        write_bytes(path, content[name]())
     return paths

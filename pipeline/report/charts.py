@@ -219,7 +219,8 @@ def delay(report: Report) -> Drawing | None:
         base = alt.Chart(alt.InlineData(values=rows)).encode(x, y)
         lines = base.mark_line(strokeWidth=2).encode(alt.Color("arm:N", legend=legend, scale=domain))
         points = base.mark_point(filled=True, size=60, opacity=1).encode(
-            alt.Color("arm:N", legend=legend, scale=domain), alt.Shape("arm:N", legend=legend)
+            alt.Color("arm:N", legend=legend, scale=domain),
+            alt.Shape("arm:N", legend=legend, scale=alt.Scale(domain=names)),
         )
         zero = (
             alt.Chart(alt.InlineData(values=[{"v": 0}])).mark_rule(color=LIGHT["muted"]).encode(alt.Y("v:Q"))

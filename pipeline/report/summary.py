@@ -47,26 +47,3 @@ def terminal(report: Mapping[str, Any], where: str = "") -> str:
     if where:
         lines += ["", f"report: {where}"]
     return "\n".join(lines) + "\n"
-
-
-def metrics(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The few figures that ``dvc metrics diff`` should show: plain numbers, by evaluation."""
-    out: dict[str, Any] = {"mode": report["verdict"]["mode"], "outcome": report["verdict"]["outcome"]}
-    for evaluation in report["evaluations"]:
-        harm, model = evaluation["harm"], evaluation["model"]
-        row = {
-            "gain_percent": model["gain"]["value"],
-            "gain_low_percent": model["gain"].get("low"),
-            "gain_high_percent": model["gain"].get("high"),
-            "headroom_captured_percent": evaluation["headroom"]["captured"]["value"],
-            "workloads_worse": harm["workloads_worse"],
-            "workloads_at_risk": harm["workloads_at_risk"],
-            "blocks_worse_percent": harm["blocks_worse"]["value"],
-            "worst_workload_gain_percent": harm["worst"]["gain"]["value"] if harm["worst"] else None,
-        }
-        row |= {f"gain_over_{c['against']}_percent": c["gain"]["value"] for c in evaluation["comparisons"]}
-        # A metric that does not exist is left out: DVC compares numbers only.
-        out[evaluation["name"]] = {name: value for name, value in row.items() if value is not None}
-    if report["fidelity"]:
-        out["exact_percent"] = report["fidelity"]["total"]["exact"]["value"]
-    return out

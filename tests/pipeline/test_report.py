@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from hindsight.errors import HindsightError
+from hindsight.pipeline import evidence
+from hindsight.pipeline.evidence import synthetic
+from hindsight.pipeline.evidence.synthetic import Workload
+from hindsight.pipeline.report import numbers, render, terminal
+from hindsight.pipeline.report.palette import ROLES
+from hindsight.pipeline.store import canonical_json
+
+WORKLOADS = [
+    Workload("sequential scan with a rather long name", "db", blocks=60, gains={"model": 0.4}),
+    Workload("victim", "tar", "slow-disk", blocks=60, gains={"model": -0.5}),
+    Workload("brief", "git", blocks=8),
+    Workload("odd", "git", blocks=20),
+    Workload("<script>alert(1)</script> & | pipe", "grep", "slow-disk", blocks=40),
+]
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    blocks = synthetic.blocks(WORKLOADS, 5)
+    context = synthetic.context(blocks)
+    name = next(name for name in context["fidelity"]["captures"] if name.startswith("odd"))
+    context["fidelity"]["captures"][name] = {"recorded": 1000, "matched": 900}
+    return evidence.assess(blocks, context, {"draws": 200})
+
+
+@pytest.fixture(scope="module")
+def written(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return render(report, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(written: dict[str, Path]) -> str:
+    return written["report.html"].read_text(encoding="utf-8")
+
+
+class Document(HTMLParser):
+    """Elements in order, with their attributes; text; whether every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.errors: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.errors.append(f"</{tag}> at {self.getpos()}")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in {"style", "title"}:
+            self.words.append(data)
+
+
+def test_json_is_canonical_and_the_truth(report: dict[str, Any], written: dict[str, Path]) -> None:
+    assert written["report.json"].read_bytes() == canonical_json(report)
+    assert sorted(written) == ["report.html", "report.json", "report.md"]
+
+
+def test_the_same_report_gives_the_same_bytes(
+    report: dict[str, Any], written: dict[str, Path], tmp_path: Path
+) -> None:
+    for name, path in render(report, tmp_path).items():
+        assert path.read_bytes() == written[name].read_bytes(), name
+
+
+def test_the_page_knows_no_address_and_no_script(page: str) -> None:
+    assert re.findall(r"(?i)https?:|//[a-z]|@import|src=|javascript:", page) == []
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    document = Document(page)
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in document.elements}
+    links = [attributes["href"] for tag, attributes in document.elements if tag == "a"]
+    ids = {attributes.get("id") for _, attributes in document.elements}
+    assert links and all(link is not None and link[1:] in ids and link[0] == "#" for link in links)
+    assert len(page) < 1_500_000
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique(page: str) -> None:
+    document = Document(page)
+    assert document.errors == [] and document.open == []
+    ids = [a["id"] for _, a in document.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'aria-labelledby="([^"]+)"|url\(#([^)]+)\)', page)
+    assert all((a or b) in ids for a, b in references)
+
+
+def test_every_figure_has_a_text_alternative(page: str) -> None:
+    figures = re.findall(r"<figure>.*?</figure>", page, re.S)
+    assert len(figures) == 6
+    for figure in figures:
+        drawings = re.findall(r"<svg.*?</svg>", figure, re.S)
+        assert len(drawings) == 2 and "<figcaption>" in figure
+        for svg in drawings:
+            label = re.search(r'role="img" aria-labelledby="([^"]+)"', svg)
+            assert label
+            title = re.search(rf'<title id="{label[1]}">([^<]+)</title>', svg)
+            # The alternative carries the figures, not only a name.
+            assert title and len(re.findall(r"\d", title[1])) > 10
+
+
+def test_charts_use_only_colours_that_both_schemes_know(page: str) -> None:
+    used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+)"', page))
+    assert used and used <= {light for light, _ in ROLES.values()}
+    assert not set(re.findall(r'(?:fill|stroke)="([a-z]+)"', page)) - {"none", "transparent"}
+    assert len({light for light, _ in ROLES.values()}) == len(ROLES)
+    assert "prefers-color-scheme:dark" in page and "@media print" in page
+
+
+def test_tables_say_without_colour_what_they_mean(page: str) -> None:
+    text = "".join(Document(page).words)
+    for sign in ("▲ better", "▼ worse", "? too little data", "~"):
+        assert sign in text
+    for match in re.findall(r'<span class="(worse|better)">([^<]*)</span>', page):
+        assert match[0] in match[1]
+
+
+def test_text_of_the_data_is_escaped(page: str) -> None:
+    assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_verdict_harm_gain_and_headroom_come_first(page: str, report: dict[str, Any]) -> None:
+    order = [page.index(mark) for mark in ("<h1>", 'id="tile-harm"', 'id="tile-gain"', 'id="tile-headroom"')]
+    assert order == sorted(order) and order[-1] < page.index("<table>")
+    assert report["verdict"]["mode"] in page[: page.index("<h1>")]
+
+
+def test_regressions_come_first_in_every_rendering(page: str, written: dict[str, Path]) -> None:
+    markdown = written["report.md"].read_text(encoding="utf-8")
+    table = markdown[markdown.index("| workload |") :]
+    assert table.splitlines()[2].startswith("| victim on slow-disk |")
+    assert "&" in table and "\\| pipe" in table
+    first = page[page.index('id="workloads"') :]
+    assert first.index("victim on slow-disk</th>") < first.index("a rather long name on disk</th>")
+
+
+def test_the_terminal_says_it_in_a_dozen_lines(report: dict[str, Any]) -> None:
+    text = terminal(report, "somewhere/report.html")
+    assert text.splitlines()[-1] == "report: somewhere/report.html"
+    assert report["verdict"]["mode"] in text and "\x1b" not in text and len(text.splitlines()) < 25
+    for word in ("harm", "gain", "headroom", "against trivial rule"):
+        assert word in text
+
+
+def test_a_report_of_the_barest_context_renders(tmp_path: Path) -> None:
+    blocks = synthetic.blocks(WORKLOADS[:1], 5).filter(pl.col("arm").is_in(["stock", "model"]))
+    context = synthetic.context(blocks)
+    bare = {key: context[key] for key in ("subsystem", "metrics")}
+    page = render(evidence.assess(blocks, bare, {"draws": 100}), tmp_path)["report.html"].read_text()
+    assert "Not measured" in page and "No verdict" in page
+    empty = evidence.assess(blocks.clear(), bare, {"draws": 100})
+    assert "Not measured" in render(empty, tmp_path)["report.html"].read_text()
+    assert terminal(empty)
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_of_ours(
+    report: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HindsightError):
+        render(report, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0, "ns", "0 ns"),
+        (999, "ns", "999 ns"),
+        (1_234, "ns", "1.23 µs"),
+        (-5_364_000_000, "ns", "−5.36 s"),
+        (90_000_000_000, "ns", "1.50 min"),
+        (999_999, "pages", "999,999 pages"),
+        (4_150_000, "pages", "4.15 M pages"),
+        (5 * 2**20, "bytes", "5.00 MiB"),
+        (None, "ns", "–"),
+        (-22.278, "%", "−22.3 %"),
+        (0.004, "%", "0.004 %"),
+        (123.4, "%", "123 %"),
+        (0.0, "%", "0.0 %"),
+    ],
+)
+def test_figures_have_units_and_no_more_digits_than_they_carry(value: Any, unit: str, shown: str) -> None:
+    assert numbers.quantity(value, unit) == shown
+
+
+def test_gains_have_a_sign_and_intervals_two() -> None:
+    entry = {"value": 12.34, "unit": "%", "label": "exact", "low": -1.0, "high": 25.0}
+    assert (numbers.gain(entry), numbers.interval(entry)) == ("+12.3 %", "−1.0 to +25.0 %")
+    assert numbers.interval({"value": 1.0, "unit": "%", "label": "exact"}) == "–"
+
+
+@pytest.fixture
+def chromium() -> str:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium is installed: the page is not looked at in a browser")
+    return program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_the_page_fits_the_window_of_a_browser(chromium: str, page: str, tmp_path: Path, width: int) -> None:
+    # The page forbids scripts; the copy that is measured allows one.
+    probe = "<script>document.title = `${innerWidth} ${document.documentElement.scrollWidth}`</script>"
+    copy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    path = tmp_path / "page.html"
+    path.write_text(copy.replace("</body>", probe + "</body>"), encoding="utf-8")
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+    ]
+    flags += ["--disable-background-networking", "--disable-component-update", "--dump-dom"]
+    command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    measured = re.search(r"<title>(\d+) (\d+)</title>", run.stdout)
+    assert measured and int(measured[2]) <= int(measured[1])
