@@ -130,8 +130,10 @@ class StoppedCommand:
 def _become_command(argv: list[str], identity: Identity | None, go: int, failure: int) -> None:
     """Runs in the child and never returns: everything but execve happens before the trace begins."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         environment = dict(os.environ)
         if identity is not None:
             os.initgroups(identity.name, identity.gid)

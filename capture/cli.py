@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hindsight.errors import ExitCode, UsageError
+from hindsight.errors import ConfigurationError, ExitCode, UsageError
 
 
 def _device(text: str) -> tuple[int, int]:
@@ -135,9 +135,21 @@ def _record(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _need_convert_extra() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("numpy", "numba", "pyarrow") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"this needs {', '.join(missing)}, which a host that only records does not",
+            "pip install 'kernel-hindsight[convert]'",
+        )
+
+
 def _convert(args: argparse.Namespace) -> int:
     import json
 
+    _need_convert_extra()
     from hindsight.capture.convert import convert
 
     results = convert(args.segments, args.out, comm=args.comm, force=args.force)
@@ -152,6 +164,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    _need_convert_extra()
     from hindsight.capture.info import run
 
     return run(args.dataset, args.json)

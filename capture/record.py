@@ -94,6 +94,8 @@ class _Signals:
         self.wake, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -24,6 +25,7 @@ from hindsight.capture.record import Recording, RecordOptions, record
 from hindsight.capture.segment import open_segment
 
 from hindsight.command import main
+from hindsight.errors import NotPermittedError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -298,6 +300,50 @@ def test_without_privilege(tmp_path: Path) -> None:
     assert status == 4, said
     assert re.search("sudo hindsight|mount -t tracefs", said)
     assert not (tmp_path / "raw").exists()
+
+
+def in_own_mounts(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script where mounting and unmounting affects nobody else; `$R` records `true`."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    command = f"{sys.executable} -m hindsight capture record -o {tmp_path / 'raw'} -- true"
+    script = f"set -e; R='{command}'; {script}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    if "unshare failed" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    return done
+
+
+def test_tracefs_is_mounted_when_it_is_not(live: Path, tmp_path: Path) -> None:
+    script = "while umount $(awk '$3 == \"tracefs\" {print $2; exit}' /proc/self/mounts); do :; done 2>&-; $R"
+    done = in_own_mounts(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(segments(tmp_path / "raw")) == 1
+
+
+def test_kernel_without_tracefs(live: Path, tmp_path: Path) -> None:
+    script = f"umount {live}; mount -t tmpfs none /sys/kernel; $R"
+    done = in_own_mounts(script, tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "no tracefs" in done.stderr and "CONFIG_TRACING" in done.stderr
+
+
+def test_tracepoints_that_the_kernel_lacks(
+    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = {
+        profiles.TASKS: ("syscalls/sys_enter_read", "syscalls/sys_enter_nothing"),
+        profiles.DEVICES: ("block/block_rq_issue", "none/such"),
+    }
+    monkeypatch.setitem(profiles.PROFILES, "some", lambda: profiles.Profile("some", events))
+    absent = {profiles.TASKS: ("none/such",), profiles.DEVICES: ()}
+    monkeypatch.setitem(profiles.PROFILES, "absent", lambda: profiles.Profile("absent", absent))
+    said: list[str] = []
+    recording = record(RecordOptions(tmp_path / "raw", ("cat", "/etc/passwd"), profile="some"), said.append)
+    assert any("does not have: syscalls/sys_enter_nothing, none/such" in line for line in said)
+    assert rows(recording, tmp_path / "out", "sys_enter_read")
+    with pytest.raises(NotPermittedError, match="none of the tracepoints"):
+        record(RecordOptions(tmp_path / "raw", ("true",), profile="absent"), said.append)
 
 
 @pytest.mark.parametrize(
