@@ -133,6 +133,8 @@ class Subsystem(Protocol):
     decision_tables: tuple[str, ...]
     """What the kernel decided; read by :meth:`compare` alone."""
     actions: tuple[Action, ...]
+    keep_encoding: tuple[float, ...]
+    """Encoding of :data:`KEEP`, as long as those of the actions."""
     features: tuple[Feature, ...]
     metrics: tuple[Metric, ...]
     reasons: tuple[str, ...]

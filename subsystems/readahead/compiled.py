@@ -1,0 +1,14 @@
+"""How the step functions of the timed replay are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+step: Callable[..., Any] = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
+"""Compiled without reference counts: these functions allocate nothing and keep no reference to the arrays of
+their arguments, which the caller holds. With counts, every access to a field of a nested tuple of arrays
+changes those of all its arrays (about eight times slower).
+"""
