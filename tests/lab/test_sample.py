@@ -90,20 +90,31 @@ def test_nonsense_is_refused_before_anything_is_made(tmp_path: Path, options: di
     assert list(tmp_path.iterdir()) == []
 
 
-def _write(dataset: Path, table: str, inodes: list[int]) -> None:
+def _write(dataset: Path, table: str, events: list[tuple[int, int]]) -> None:
+    """Events of (time, inode) on device 7:1."""
     path = dataset / "host=h/date=2026-01-01" / table / "s-0000.parquet"
-    path.parent.mkdir(parents=True)
-    columns = {"s_dev_major": [7] * len(inodes), "s_dev_minor": [1] * len(inodes), "i_ino": inodes}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "ts": [ts for ts, _ in events],
+        "s_dev_major": [7] * len(events),
+        "s_dev_minor": [1] * len(events),
+        "i_ino": [inode for _, inode in events],
+    }
     pq.write_table(pa.table(columns), path)
 
 
 def test_pages_taken_from_files_are_noticed(tmp_path: Path) -> None:
-    _write(tmp_path, "files", [12, 13, 14])
+    _write(tmp_path, "mm_filemap_get_pages", [(10, 12), (11, 13), (20, 12), (21, 1)])
     assert reclaimed_files(tmp_path, "s-0000") == 0
-    # 1 is the file system's own, 99 is a file on which no readahead was seen.
-    _write(tmp_path, "mm_filemap_delete_from_page_cache", [1, 13, 13, 99])
+    # 1 is the file system's own; 13 is not read any more; 99 never was.
+    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 1), (16, 13), (17, 99), (25, 12)])
+    assert reclaimed_files(tmp_path, "s-0000") == 0
+    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 12), (25, 12), (26, 12)])
     assert reclaimed_files(tmp_path, "s-0000") == 1
     assert reclaimed_files(tmp_path, "other-0000") == 0
+    _write(tmp_path, "mm_filemap_fault", [(30, 13)])
+    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 12), (29, 13)])
+    assert reclaimed_files(tmp_path, "s-0000") == 2
     discard(tmp_path, "s-0000")
     assert list(tmp_path.rglob("*.parquet")) == []
 
