@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
+
 from hindsight.capture.decode import CpuEvents
 from hindsight.capture.formats import EventFormat, Field
 from hindsight.capture.schema import Column, Table, numpy_dtype
-from numba import njit
-
 from hindsight.errors import VerificationError
 
 _RENAMED = {"child_pid": "pid", "target_pid": "pid"}

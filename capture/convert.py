@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from hindsight.capture.columns import EventTable, Text, Values
 from hindsight.capture.decode import CpuEvents, decode_cpu, load_words
 from hindsight.capture.formats import EventFormat, PageLayout, parse_event, parse_header_page
@@ -16,7 +17,6 @@ from hindsight.capture.host import pseudonym
 from hindsight.capture.parquet import to_arrow, write_all
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from hindsight.capture.segment import Segment, check_facts, find_segments, open_segment
-
 from hindsight.errors import VerificationError
 
 _COMM = {"comm", "oldcomm", "newcomm"}

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hindsight.capture.formats import EventFormat, PageLayout
 from numba import njit
 
+from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.errors import VerificationError
 
 IDS = 1 << 16

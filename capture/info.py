@@ -15,7 +15,6 @@ from hindsight.capture.schema import (
     arrow_schema,
 )
 from hindsight.capture.segment import MANIFEST, find_segments, open_segment
-
 from hindsight.errors import ConfigurationError, ExitCode
 
 _LAYOUT = "A dataset is host=…/date=…/TABLE/SEGMENT.parquet, made by: hindsight capture convert DIR -o OUT"

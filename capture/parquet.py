@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from hindsight.capture.columns import Text, Values
 from hindsight.capture.schema import arrow_schema
-
 from hindsight.errors import ConfigurationError
 
 _DELTA = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hindsight.capture import schema
-
 from hindsight.errors import UsageError
 
 TASKS = "tasks"

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hindsight import __version__
 from hindsight.capture import devices, files, host, tracefs
 from hindsight.capture.child import StoppedCommand, choose_identity
 from hindsight.capture.formats import parse_event
@@ -24,8 +25,6 @@ from hindsight.capture.profiles import INSTANCES, TASKS, profile
 from hindsight.capture.schema import SCHEMA_VERSION
 from hindsight.capture.segment import FORMATS, SegmentWriter
 from hindsight.capture.tracer import Tracer
-
-from hindsight import __version__
 from hindsight.errors import HindsightError, NotPermittedError
 
 _DRAIN_S = 0.04

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from hindsight.capture.schema import TABLES
-
 from hindsight.errors import ConfigurationError, VerificationError
 
 SEGMENT_VERSION = 1

@@ -34,7 +34,8 @@ def data_dictionary() -> str:
 def _table(table: Table) -> list[str]:
     source = f" (tracepoint `{table.tracepoint}`)" if table.tracepoint else ""
     rows = [
-        f"| `{c.name}` | {c.dtype}{'?' if c.nullable else ''} | {c.unit} | {c.meaning} |" for c in table.columns
+        f"| `{c.name}` | {c.dtype}{'?' if c.nullable else ''} | {c.unit} | {c.meaning} |"
+        for c in table.columns
     ]
     return [
         f"### {table.name}", "", f"{table.meaning[0].upper()}{table.meaning[1:]}{source}.", "",

@@ -20,9 +20,25 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "models": (set(), {"numpy", "numba", "xgboost", "cryptography"}),
     "pipeline": (
         {"hindsight.capture.schema", "hindsight.subsystems", "hindsight.models"},
-        {"numpy", "numba", "polars", "pyarrow", "xgboost", "scipy", "altair", "vl_convert", "jinja2", "markupsafe", "dvc", "yaml"},
+        {
+            "numpy",
+            "numba",
+            "polars",
+            "pyarrow",
+            "xgboost",
+            "scipy",
+            "altair",
+            "vl_convert",
+            "jinja2",
+            "markupsafe",
+            "dvc",
+            "yaml",
+        },
     ),
-    "lab": ({"hindsight.capture", "hindsight.subsystems", "hindsight.models", "hindsight.pipeline"}, {"numpy", "pyarrow"}),
+    "lab": (
+        {"hindsight.capture", "hindsight.subsystems", "hindsight.models", "hindsight.pipeline"},
+        {"numpy", "pyarrow"},
+    ),
 }
 # What every room may use: the errors that carry the exit codes, and the version.
 CONTRACT = {"hindsight", "hindsight.errors"}
@@ -90,14 +106,18 @@ def test_the_rule_finds_a_forbidden_import(tmp_path: Path) -> None:
 
 
 def _modules_after(code: str) -> set[str]:
-    probe = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    probe = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\n"
+        "print('\\n'.join(sys.modules), file=sys.stderr)"
+    )
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd="/")
     return {line.split(".")[0] for line in run.stderr.splitlines()}
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["capture", "--help"], ["capture", "record", "--help"], ["pipeline", "--help"],
+    [["--help"], ["--version"], ["capture", "--help"], ["capture", "record", "--help"],
+     ["pipeline", "--help"],
      ["lab", "--help"], ["models", "--help"]],
     ids=" ".join,
 )  # fmt: skip

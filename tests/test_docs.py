@@ -45,7 +45,9 @@ def _commands(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterat
 def _all_commands() -> list[str]:
     found = []
     for room in ROOMS:
-        found += [" ".join(w) for w in _commands(build_parser(room), ("hindsight",)) if w[1] == room and len(w) > 2]
+        found += [
+            " ".join(w) for w in _commands(build_parser(room), ("hindsight",)) if w[1] == room and len(w) > 2
+        ]
     return sorted(set(found))
 
 
@@ -86,6 +88,11 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert bash
     for line in _examples(page):
         run = subprocess.run(
-            [bash, "-c", re.sub(r"^sudo ", "", line)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+            [bash, "-c", re.sub(r"^sudo ", "", line)],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert run.returncode == 0, f"$ {line}\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
