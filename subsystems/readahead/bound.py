@@ -8,6 +8,7 @@ from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.world import (
     COPY_NS,
     DEVICE,
+    ELIGIBLE,
     END,
     FETCH_NS,
     FILE,
@@ -45,6 +46,7 @@ def _task_bound(
     alone = np.int64(0)
     path = np.int64(0)
     best = np.int64(0)
+    known = True
     for op in range(world.first[t], world.first[t + np.uint64(1)]):
         s = np.uint64(world.ops[op, STREAM])
         d = np.uint64(world.streams[s, DEVICE])
@@ -52,6 +54,12 @@ def _task_bound(
         path += world.ops[op, TS] - earliest if op == world.first[t] else world.ops[op, THINK]
         if world.ops[op, KIND] != _READ:
             path += world.ops[op, END] - world.ops[op, TS]
+            continue
+        if world.streams[s, ELIGIBLE] == 0:
+            # What this read waits for depends on the policy and counts nowhere: the path is not known any
+            # more.
+            known = False
+            owned[f] = -1
             continue
         path += world.costs[d, READ_NS]
         if world.ops[op, RET] <= 0:
@@ -70,7 +78,8 @@ def _task_bound(
                 owned[f] = -1
                 alone += device.least_time(params[d], 1) + world.costs[d, FETCH_NS]
             wanted[d] += new
-            best = max(best, device.least_time(params[d], wanted[d]) - path)
+            if known:
+                best = max(best, device.least_time(params[d], wanted[d]) - path)
     return max(best, alone)  # type: ignore[return-value]
 
 

@@ -20,7 +20,7 @@ from hindsight.subsystems.readahead.simulation import (
     device_name,
     parameters_of,
 )
-from hindsight.subsystems.readahead.world import END, KIND, RET, TS
+from hindsight.subsystems.readahead.world import ELIGIBLE, END, KIND, RET, STREAM, TS
 from numpy.typing import NDArray
 
 Demand = Mapping[str, Columns]
@@ -61,12 +61,19 @@ def only_device(demand: Demand, row: int) -> dict[str, Columns]:
     return {**demand, "streams": streams}
 
 
+def counted_reads(simulation: ReadaheadSimulation) -> NDArray[np.int64]:
+    """Rows of ``world.ops`` that are reads of streams that carry a verdict."""
+    world = simulation.world
+    eligible = world.streams[world.ops[:, STREAM], ELIGIBLE] != 0
+    return np.flatnonzero(eligible & (world.ops[:, KIND] == timeline.READ))
+
+
 def read_durations(simulation: ReadaheadSimulation) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(modelled, recorded) time of every read, in ns; runs the simulation to its end."""
     simulation.reset()
     modelled = simulation.read_times()
     ops = simulation.world.ops
-    reads = np.flatnonzero(ops[:, KIND] == timeline.READ)
+    reads = counted_reads(simulation)
     return modelled[reads], (ops[:, END] - ops[:, TS])[reads]
 
 
@@ -81,9 +88,9 @@ class _Fit:
             simulation = ReadaheadSimulation(
                 only_device(demand, row), dict.fromkeys(names, start), _NO_DECISIONS
             )
-            if len(simulation.world.ops):
+            if len(counted_reads(simulation)):
                 self.simulations.append((simulation, row))
-        enough = [s for s in self.simulations if len(s[0].world.ops) >= LEAST_READS]
+        enough = [s for s in self.simulations if len(counted_reads(s[0])) >= LEAST_READS]
         self.simulations = enough or self.simulations
         self._known: dict[tuple[int, ...], int] = {}
 
@@ -108,8 +115,7 @@ class _Fit:
         for simulation, row in self.simulations:
             simulation.set_parameters(row, self.parameters)
             modelled, recorded = read_durations(simulation)
-            ops = simulation.world.ops
-            ops = ops[ops[:, KIND] == timeline.READ]
+            ops = simulation.world.ops[counted_reads(simulation)]
             length = (np.maximum(ops[:, RET], 0) + device.PAGE_BYTES - 1) // device.PAGE_BYTES
             quick = modelled <= self.parameters["read_ns"] + (length + 1) * self.parameters["copy_ns"]
             pages.append(length[quick])
@@ -149,8 +155,6 @@ def _fit(parts: Sequence[tuple[Demand, int]], start: Parameters) -> Parameters:
     for _ in range(2):
         if not fit.search(FITTED, lambda v: (v * 5 // 4 + 1, v * 4 // 5, v * 9 // 8 + 1, v * 8 // 9)):
             break
-    if fit.parameters["iops"] or fit.parameters["bps"]:
-        fit.search(("tick_ns",), lambda _: (1_000_000, 10_000_000))
     return fit.parameters
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from hindsight.subsystems.contract import KEEP, Columns
-from hindsight.subsystems.readahead import actions, advice, bound, device, features, timeline
+from hindsight.subsystems.readahead import actions, advice, bound, device, features, timeline, verdict
 from hindsight.subsystems.readahead import world as layout
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.demand import NO_RESULT
@@ -36,6 +36,10 @@ PARAMETERS = ("service_ns", "page_ns", "iops", "bps", "tick_ns", "read_ns", "cop
 _MAX_RA = 2 * max(actions.RA_PAGES)
 """POSIX_FADV_SEQUENTIAL doubles a limit."""
 
+
+BACKGROUND = (verdict.SHARED, verdict.RECLAIMED)
+"""Reasons of streams without a verdict whose reads are simulated all the same, because they load the device.
+"""
 
 ANY_DEVICE = "*"
 """Key of the parameters of a device that was not calibrated itself; its throttle is the demand's."""
@@ -88,11 +92,12 @@ def _operations(demand: Mapping[str, Columns], block_ns: int) -> tuple[NDArray[n
     column = {name: np.asarray(ops[name]).astype(np.int64) for name in ops}
     eligible = np.asarray(streams["eligible"], bool)
     file_of = np.asarray(streams["file_id"]).astype(np.int64)
+    simulated = eligible | np.isin(np.asarray(streams["reason"]), BACKGROUND)
     simulated_files = np.zeros(len(demand["files"]["size"]), bool)
-    simulated_files[file_of[eligible]] = True
+    simulated_files[file_of[simulated]] = True
     stream, kind = column["stream"], column["kind"]
     advised = np.isin(kind, (timeline.FADVISE, timeline.READAHEAD)) & (column["ret"] == 0)
-    keep = (eligible[stream] & (kind == timeline.READ)) | (simulated_files[file_of[stream]] & advised)
+    keep = (simulated[stream] & (kind == timeline.READ)) | (simulated_files[file_of[stream]] & advised)
     at = np.flatnonzero(keep & (column["pos"] >= 0))
     ts, task = column["ts"], column["task"]
     at = at[np.lexsort((at, ts[at], task[at]))]

@@ -136,6 +136,7 @@ def _submit(
     if live:
         state.streams[stream, features.FETCHED] += fetched
         state.streams[stream, features.BIOS] += bios
+    if live and world.streams[stream, ELIGIBLE] != 0:
         block = np.uint64(world.ops[o, BLOCK])
         record.blocks[block, PAGES_FETCHED] += fetched
         record.blocks[block, REQUESTS] += bios
@@ -147,8 +148,10 @@ def _submit(
 @step
 def _waste(world: World, record: Record, op: int) -> None:
     o = np.uint64(op)
-    record.blocks[np.uint64(world.ops[o, BLOCK]), PAGES_WASTED] += 1
-    record.streams[np.uint64(world.ops[o, STREAM]), PAGES_WASTED] += 1
+    s = np.uint64(world.ops[o, STREAM])
+    if world.streams[s, ELIGIBLE] != 0:
+        record.blocks[np.uint64(world.ops[o, BLOCK]), PAGES_WASTED] += 1
+        record.streams[s, PAGES_WASTED] += 1
 
 
 @step
@@ -183,7 +186,7 @@ def _other_operation(
 
 @step
 def _finish(world: World, state: State, record: Record, task: int, now: int, live: bool) -> int:
-    """A read ends at ``now``: returns its stall. The task thinks until its next operation."""
+    """A read ends at ``now``: returns its stall, 0 where the stream carries no verdict."""
     tasks = state.tasks
     t = np.uint64(task)
     o = np.uint64(tasks[t, NEXT])
@@ -194,6 +197,9 @@ def _finish(world: World, state: State, record: Record, task: int, now: int, liv
     stall = now - tasks[t, BEGUN] - from_cache
     if live:
         state.streams[s, features.STALL_NS] += stall
+    if world.streams[s, ELIGIBLE] == 0:
+        return 0
+    if live:
         block = np.uint64(world.ops[o, BLOCK])
         record.blocks[block, STALL_NS] += stall
         record.blocks[block, PAGES_MISSED] += tasks[t, MISSED]
