@@ -19,16 +19,24 @@ class States:
     """Labelled states in the order in which they were reached.
 
     epoch (n,) i32: ordinal of the decision in its capture; stream (n,) i32; features (n, n_features) f32;
-    costs (n, n_actions + 1) i64: over the horizon, of every action, and of KEEP (last).
+    costs (n, n_actions + 1) i64: over the horizon, of every action, and of KEEP (last); fresh (n,) bool: no
+    policy that was labelled before had reached the state.
     """
 
     epoch: NDArray[np.int32]
     stream: NDArray[np.int32]
     features: NDArray[np.float32]
     costs: NDArray[np.int64]
+    fresh: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.epoch)
+
+    def where(self, rows: NDArray[np.bool_]) -> States:
+        """The states at which ``rows`` is true."""
+        return States(
+            self.epoch[rows], self.stream[rows], self.features[rows], self.costs[rows], self.fresh[rows]
+        )
 
 
 @dataclass
@@ -45,15 +53,16 @@ class Labeller:
 
     def label(self, policy: Policy) -> States:
         """Drive the capture with ``policy`` and label every state on the way."""
-        reached: list[tuple[int, NDArray[np.float32], NDArray[np.int64]]] = []
+        reached: list[tuple[int, bool, NDArray[np.float32], NDArray[np.int64]]] = []
         history: list[int] = []
         n_actions = len(self.subsystem.actions)
 
         def visit(stream: int, features: NDArray[np.float32]) -> None:
             key = tuple(history)
-            if key not in self.known:
+            fresh = key not in self.known
+            if fresh:
                 self.known[key] = (features.copy(), costs(self.simulation, n_actions, self.horizon_ns))
-            reached.append((stream, *self.known[key]))
+            reached.append((stream, fresh, *self.known[key]))
 
         def recorded(simulation: Simulation, features: NDArray[np.float32]) -> int:
             action = policy(simulation, features)
@@ -63,9 +72,10 @@ class Labeller:
         drive(self.simulation, recorded, len(self.subsystem.features), n_actions, visit=visit)
         return States(
             np.arange(len(reached), dtype=np.int32),
-            np.array([stream for stream, _, _ in reached], np.int32),
-            _stack([f for _, f, _ in reached], len(self.subsystem.features), np.float32),
-            _stack([c for _, _, c in reached], n_actions + 1, np.int64),
+            np.array([stream for stream, *_ in reached], np.int32),
+            _stack([features for *_, features, _ in reached], len(self.subsystem.features), np.float32),
+            _stack([costs for *_, costs in reached], n_actions + 1, np.int64),
+            np.array([fresh for _, fresh, *_ in reached], np.bool_),
         )
 
 
@@ -80,6 +90,7 @@ def join(parts: list[States]) -> States:
         np.concatenate([p.stream for p in parts]),
         np.concatenate([p.features for p in parts]),
         np.concatenate([p.costs for p in parts]),
+        np.concatenate([p.fresh for p in parts]),
     )
 
 

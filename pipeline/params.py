@@ -21,7 +21,7 @@ REQUIRED: dict[str, dict[str, str]] = {
         "min_gain": _FLOAT,
         "block_ns": _INT,
     },
-    "labels": {"horizon_ns": _INT, "scale": _INT, "clip": _FLOAT, "rounds": _INT},
+    "labels": {"horizon_ns": _INT, "scale": _INT, "clip": _FLOAT, "rounds": _INT, "explore": _INT},
     "split": {"purge_ns": _INT},
     "train": {
         "seed": _INT,

@@ -80,7 +80,7 @@ def metrics(report: Mapping[str, Any]) -> dict[str, Any]:
         }
         flat[section["name"]] = {k: rounded(v, 4) for k, v in values.items() if v is not None}
         for comparison in section["comparisons"]:
-            if comparison["gain"]["value"] is not None:
+            if comparison["gain"]["value"] is not None and comparison["against"] != "stock":
                 key = f"gain_over_{comparison['against'].replace(':', '_')}_percent"
                 flat[section["name"]][key] = rounded(comparison["gain"]["value"], 4)
     return flat

@@ -1,6 +1,6 @@
 """Stage train: one regressor of the relative cost of each action, and the same with each program left out.
 
-Every model learns from the states of the stock policy and then, twice, from the states that it reaches itself
+Every model learns from the states of featurize and then, in rounds, from the states that it reaches itself
 (Ross, Gordon, Bagnell 2011: dataset aggregation), on training captures alone.
 """
 
@@ -103,7 +103,7 @@ class Trainer:
     subsystem: Subsystem
     captures: Mapping[str, Ingested]
     calibration: Calibration
-    stock: Mapping[str, States]
+    labelled: Mapping[str, States]
     labellers: dict[str, Labeller] = field(default_factory=dict)
 
     def labeller(self, capture: str) -> Labeller:
@@ -125,7 +125,7 @@ class Trainer:
         from hindsight.models import trees
 
         subsystem, options = self.subsystem, self.params["train"]
-        parts = [self.stock[capture] for capture in captures if capture in self.stock]
+        parts = [self.labelled[capture] for capture in captures if capture in self.labelled]
         if not parts:
             raise ConfigurationError(
                 "the training captures hold no decision: no stream lives long enough",
@@ -153,12 +153,12 @@ def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     Raises VerificationError if a left-out program would be learned from.
     """
     layout = Layout(params.root, subsystem.name)
-    stock = read_decisions(layout, subsystem)
+    labelled = read_decisions(layout, subsystem)
     captures = {capture.id: capture for capture in load(layout)}
     facts = [capture.facts for capture in captures.values() if capture.facts["eligible_streams"]]
     division = Split.from_json(read_json(layout.featurize / "split.json"))
     calibration = read_json(layout.featurize / "calibration.json")
-    trainer = Trainer(params, subsystem, captures, calibration, stock)
+    trainer = Trainer(params, subsystem, captures, calibration, labelled)
 
     chosen, _ = tomorrow(facts, division)
     model, states = trainer.train([f["capture"] for f in chosen], "model")
@@ -171,7 +171,7 @@ def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
 
     for number, program in enumerate(programs(facts)):
         chosen, test = without_program(facts, division, program)
-        if not chosen or not test or not any(f["capture"] in stock for f in chosen):
+        if not chosen or not test or not any(f["capture"] in labelled for f in chosen):
             continue
         check_new_workload(chosen, test)
         model, states = trainer.train([f["capture"] for f in chosen], f"without {program}")

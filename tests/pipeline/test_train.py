@@ -26,7 +26,7 @@ def states(n: int, generator: np.random.Generator) -> States:
     costs = np.repeat(kept[:, None], 5, axis=1)
     costs[:, 0] = np.where(features[:, 0] > 0, kept // 2, kept * 2)
     costs[:, 1] = np.where(features[:, 0] > 0, kept * 2, kept // 2)
-    return States(np.arange(n, dtype=np.int32), np.zeros(n, np.int32), features, costs)
+    return States(np.arange(n, dtype=np.int32), np.zeros(n, np.int32), features, costs, np.ones(n, np.bool_))
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_a_training_set_without_a_decision_is_refused(project: Path, toy: Subsys
 def test_relabelling_adds_the_states_that_the_model_reached(project: Path, toy: Subsystem) -> None:
     layout = Layout(project, "toy")
     training = json.loads((layout.train / "training.json").read_text())
-    stock = read_decisions(layout, toy)
+    labelled = read_decisions(layout, toy)
     own = training["model"]["captures"]
     assert own == ["c00", "c01", "c02", "c03"]
-    assert training["model"]["states"] > len(join([stock[c] for c in own]))
+    assert training["model"]["states"] > len(join([labelled[c] for c in own]))
     assert set(training["without"]) == {"db", "reader", "tool"}
     for program, fold in training["without"].items():
         assert not set(fold["captures"]) & set(fold["test"])
@@ -125,3 +125,18 @@ def test_a_missing_or_broken_parameter_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / "params.yaml").write_text(text)
         with pytest.raises(ConfigurationError):
             params.load(tmp_path / "params.yaml")
+
+
+def test_exploration_leads_training_captures_where_stock_never_goes(project: Path, toy: Subsystem) -> None:
+    import polars as pl
+
+    table = pl.read_parquet(Layout(project, "toy").featurize / "decisions.parquet")
+    policies = {c: set(table.filter(pl.col("capture") == c)["policy"]) for c in table["capture"].unique()}
+    assert all(policies[c] == {"stock"} for c in ("c10", "c11", "c12", "c13"))
+    assert {"stock", "always:window=64", "random:0"} <= policies["c01"]
+    windows = table.filter((pl.col("capture") == "c01") & (pl.col("policy") == "stock"))["window"]
+    assert set(windows) == {8.0}
+    assert {1.0, 64.0} <= set(table.filter(pl.col("capture") == "c01")["window"])
+    # Each state once: the first epoch is the same under every policy.
+    first = table.filter((pl.col("capture") == "c01") & (pl.col("epoch") == 0))
+    assert first["policy"].to_list() == ["stock"]

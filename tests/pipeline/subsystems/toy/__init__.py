@@ -1,8 +1,8 @@
 """A small subsystem of its own, to try the engine on: how many blocks to fetch after a miss.
 
 A capture holds pread64 calls; a thread is a stream. A block that the last fetch of the stream brought costs
-nothing; any other costs a fetch of ``window`` blocks. Large windows suit runs, small ones suit jumps. What "the
-kernel" decided stands in page_cache_ra_order.
+nothing; any other costs a fetch of ``window`` blocks. Large windows suit runs, small ones suit jumps. What
+the kernel "decided" stands in page_cache_ra_order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ToySimulation:
     def reset(self, static: int = KEEP) -> None:
         window = STOCK_WINDOW if static == KEEP else WINDOWS[static]
         first = int(self.ts[0])
-        # window; first and last block fetched; previous one; epoch: start, reads, sequential; advice: window, from
+        # window; first, last block fetched; previous; epoch: start, reads, sequential; advice: window, from
         self.streams = [[window, 0, -1, -2, first, 0, 0, 0, 0] for _ in self.eligible]
         self.at = 0
         self.waiting = -1
