@@ -157,14 +157,14 @@ class _Row:
 def _workloads(panel: Panel, static: BestStatic | None, limits: Thresholds) -> list[_Row]:
     """Regressions first, then by gain; what has too little evidence last."""
     groups = panel.groups()
-    several = len({device for _, device in groups}) > 1
+    short = device_names({device for _, device in groups})
     parts = [panel.of(group) for group in groups]
     effects = [_effect(bootstrap(part, limits.draws, limits.seed), MODEL, STOCK, limits) for part in parts]
     found = findings(effects, limits.min_blocks, limits.confidence)
     rows = [
         _Row(
             group=group,
-            name=f"{group[0]} on {group[1]}" if several else group[0],
+            name=f"{group[0]} on {short[group[1]]}" if len(short) > 1 else group[0],
             programs=tuple(sorted(set(part.program.tolist()))),
             captures=len(set(part.capture.tolist())),
             effect=effect,
@@ -177,6 +177,12 @@ def _workloads(panel: Panel, static: BestStatic | None, limits: Thresholds) -> l
     ]
     order = {Finding.WORSE: 0, Finding.UNKNOWN: 2}
     return sorted(rows, key=lambda r: (order.get(r.finding, 1), r.effect.gain, r.group))
+
+
+def device_names(devices: set[str]) -> dict[str, str]:
+    """Device → what to call it: what stands before the first "/" where that tells them apart."""
+    heads = {device: device.split("/", 1)[0] for device in devices}
+    return heads if len(set(heads.values())) == len(devices) else {device: device for device in devices}
 
 
 def _median_workload(rows: Sequence[_Row], cost: MetricInfo) -> Figure:

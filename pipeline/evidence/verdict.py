@@ -12,7 +12,7 @@ no_evidence           an evaluation is missing, or has too few blocks or no inte
 harm                  worse than stock overall, or some workload worse without an overall     emergency
                       gain
 no_difference         no significant difference to stock                                      learning
-beaten                the trivial rule is better, or the null model is as good                learning
+beaten                the trivial rule is better, or the null model not beaten                learning
 not_confirmed         a live check was made and is outside its error                          learning
 gain_with_risk        gain, but one of: a workload worse, or not shown to be no worse; the    collaboration
                       rule not beaten; a single static setting better; a cost that is only
@@ -247,7 +247,7 @@ def _judge(found: Findings, evidence: Evidence) -> tuple[Outcome, tuple[Reason, 
     if rule is not None and rule.finding is Finding.WORSE:
         beaten.append(Reason("rule_better", f"The trivial rule is better {where}: use the rule."))
     if null is not None and null.finding is not Finding.BETTER:
-        text = f"A model that learned from shuffled labels does as well {where}: nothing was learned."
+        text = f"Not shown to beat a model that learned from shuffled labels {where}."
         beaten.append(Reason("null_as_good", text))
     if beaten:
         return Outcome.BEATEN, tuple(beaten)
@@ -264,7 +264,7 @@ def _risks(found: Findings, evidence: Evidence) -> tuple[Reason, ...]:
     if found.worse:
         out.append(Reason("workload_worse", f"Worse {where}: {wording.listed(found.worse)}."))
     if found.at_risk:
-        text = f"Not shown to be within {wording.share(evidence.margin)} of stock {where}: "
+        text = f"Not shown to be within {evidence.margin * 100:g} % of stock {where}: "
         out.append(Reason("workload_at_risk", text + wording.listed(found.at_risk) + "."))
     if found.unknown:
         text = f"Too few blocks to say {where}: {wording.listed(found.unknown)}."
@@ -309,7 +309,11 @@ def _line(outcome: Outcome, found: Findings | None, evidence: Evidence) -> str:
                 f"No significant difference to stock {where}: {wording.signed(effect.gain)} {detail}{seen}."
             )
         case Outcome.BEATEN:
-            return f"The model {change} {where} {detail}, but something simpler does as well or better."
+            rule = found.versus.get(RULE)
+            if rule is not None and rule.finding is Finding.WORSE:
+                return f"The model {change} {where} {detail}, but the trivial rule is better."
+            simpler = "one that learned from shuffled labels"
+            return f"The model {change} {where} {detail}, but is not shown to beat {simpler}."
         case Outcome.NOT_CONFIRMED:
             return f"The replay says that the model {change} {where} {detail}; the live check disagrees."
         case Outcome.GAIN_WITH_RISK if found.worse:

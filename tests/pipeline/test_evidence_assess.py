@@ -8,6 +8,7 @@ import pytest
 from hindsight.errors import ConfigurationError, VerificationError
 from hindsight.pipeline import evidence
 from hindsight.pipeline.evidence import synthetic
+from hindsight.pipeline.evidence.evaluation import device_names
 from hindsight.pipeline.evidence.figures import Count, Figure, Quoted, Series, quantise, seal
 from hindsight.pipeline.evidence.synthetic import DEFAULT_GAINS, Workload
 from hindsight.pipeline.store import canonical_json
@@ -126,6 +127,13 @@ def test_a_live_check_outside_its_error_is_held_against_the_model() -> None:
     assert assess(table(), live_check=None)["verdict"]["mode"] == "collaboration"
     few = assess(table(), live_check={**LIVE, "pairs": 3})
     assert few["live_check"]["passed"] is None and few["verdict"]["mode"] == "collaboration"
+
+
+def test_devices_are_called_by_what_tells_them_apart() -> None:
+    workloads = [Workload("scan", "db", device=f"8:{i}/iops={100 * i}") for i in (1, 2)]
+    names = [row["name"] for row in assess(table(workloads))["evaluations"][0]["workloads"]]
+    assert sorted(names) == ["scan on 8:1", "scan on 8:2"]
+    assert device_names({"a/1", "a/2"}) == {"a/1": "a/1", "a/2": "a/2"}
 
 
 def test_two_hosts_are_counted() -> None:
