@@ -13,7 +13,7 @@ import pytest
 from hindsight.errors import ConfigurationError, UsageError
 from hindsight.lab import device as lab_device
 from hindsight.lab.provenance import PROVENANCE
-from hindsight.lab.reclaim import discard, reclaimed_files
+from hindsight.lab.reclaim import discard, disturbed_share
 from hindsight.lab.sample import SampleOptions, record_sample
 from hindsight.lab.workloads import fio as fio_workloads
 
@@ -104,17 +104,17 @@ def _write(dataset: Path, table: str, events: list[tuple[int, int]]) -> None:
 
 
 def test_pages_taken_from_files_are_noticed(tmp_path: Path) -> None:
-    _write(tmp_path, "mm_filemap_get_pages", [(10, 12), (11, 13), (20, 12), (21, 1)])
-    assert reclaimed_files(tmp_path, "s-0000") == 0
+    _write(tmp_path, "mm_filemap_get_pages", [(10, 12), (11, 13), (12, 13), (20, 12), (21, 1)])
+    assert disturbed_share(tmp_path, "s-0000") == 0
     # 1 is the file system's own; 13 is not read any more; 99 never was.
     _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 1), (16, 13), (17, 99), (25, 12)])
-    assert reclaimed_files(tmp_path, "s-0000") == 0
+    assert disturbed_share(tmp_path, "s-0000") == 0
     _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 12), (25, 12), (26, 12)])
-    assert reclaimed_files(tmp_path, "s-0000") == 1
-    assert reclaimed_files(tmp_path, "other-0000") == 0
+    assert disturbed_share(tmp_path, "s-0000") == 2 / 4
+    assert disturbed_share(tmp_path, "other-0000") == 0
     _write(tmp_path, "mm_filemap_fault", [(30, 13)])
-    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 12), (29, 13)])
-    assert reclaimed_files(tmp_path, "s-0000") == 2
+    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(29, 13)])
+    assert disturbed_share(tmp_path, "s-0000") == 3 / 5
     discard(tmp_path, "s-0000")
     assert list(tmp_path.rglob("*.parquet")) == []
 
