@@ -11,16 +11,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hindsight.subsystems.readahead import calls as sc
-from hindsight.subsystems.readahead import events, facts, verdict
-from hindsight.subsystems.readahead.history import History
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from numpy.typing import NDArray
 
 from hindsight.errors import ConfigurationError
-
-READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE = range(8)
-"""Kinds of ``ops`` rows."""
+from hindsight.subsystems.readahead import calls as sc
+from hindsight.subsystems.readahead import events, facts, replay, verdict
+from hindsight.subsystems.readahead.history import History
+from hindsight.subsystems.readahead.operations import (
+    CLOSE,
+    FADVISE,
+    FAULT,
+    KIND_OF_CALL,
+    NO_RESULT,
+    OPEN,
+    READ,
+    READAHEAD,
+    TRUNCATE,
+    WRITE,
+)
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 
 TABLES = (
     *sc.CALL_TABLES,
@@ -32,14 +41,6 @@ TABLES = (
     "losses",
 )
 """Tables from which the demand comes; none of them holds a decision."""
-
-_KIND_OF_CALL = {
-    sc.READ: READ, sc.PREAD: READ, sc.FADVISE: FADVISE, sc.OPEN: OPEN, sc.CLOSE: CLOSE,
-    sc.READAHEAD: READAHEAD, sc.WRITE: WRITE, sc.PWRITE: WRITE, sc.TRUNCATE: TRUNCATE,
-}  # fmt: skip
-
-NO_RESULT = int(sc.NO_RESULT)
-"""``ret`` of an operation whose return was not recorded."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -64,7 +65,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     devices = facts.devices(history)
     files = facts.files(history, devices)
     ops = _ops(history)
-    return {
+    demand = {
         "ops": ops,
         "streams": _streams(history, ops, files, devices),
         "files": files,
@@ -72,6 +73,24 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
         "tasks": _tasks(history),
         "others": _others(history),
     }
+    _refute_large_folios(history, demand)
+    return demand
+
+
+def _refute_large_folios(history: History, demand: dict[str, Columns]) -> None:
+    """Where large folios are expected of a file system but none was added, although the reads would have led
+    to some: it has none (an older kernel, or ext4 with data=journal).
+    """
+    files, streams = demand["files"], demand["streams"]
+    seen = facts.device_has_large_folios(history, demand["devices"])
+    doubtful = (files["max_order"] > 0) & ~seen[files["device_id"].astype(np.int64)]
+    judged = np.unique(streams["file_id"][streams["eligible"]])
+    if not doubtful[judged].any():
+        return
+    expected = np.zeros(len(doubtful), np.bool_)
+    expected[judged] = (replay.largest_folios(demand) > 0)[judged] & doubtful[judged]
+    refuted = np.unique(files["device_id"][expected])
+    files["max_order"][np.isin(files["device_id"], refuted)] = 0
 
 
 def _program(history: History, names: NDArray[np.int64]) -> NDArray[Any]:
@@ -96,7 +115,7 @@ def _others(history: History) -> Columns:
 
 def _ops(history: History) -> Columns:
     kind_of = np.full(int(sc.RING) + 1, -1, np.int64)
-    for code, kind in _KIND_OF_CALL.items():
+    for code, kind in KIND_OF_CALL.items():
         kind_of[code] = kind
     calls, faults = history.calls, history.faults
     use = np.flatnonzero((history.stream >= 0) & (kind_of[calls.code] >= 0))
@@ -167,3 +186,18 @@ def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -
         "reads": np.bincount(stream[reads], minlength=count).astype(np.uint64),
         "bytes": moved.astype(np.uint64),
     }
+
+
+__all__ = [
+    "CLOSE",
+    "FADVISE",
+    "FAULT",
+    "NO_RESULT",
+    "OPEN",
+    "READ",
+    "READAHEAD",
+    "TABLES",
+    "TRUNCATE",
+    "WRITE",
+    "build",
+]

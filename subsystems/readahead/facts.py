@@ -7,16 +7,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead.calls import integers
 from hindsight.subsystems.readahead.events import columns_of
 from hindsight.subsystems.readahead.history import History
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
-from numpy.typing import NDArray
 
-LARGEST_FOLIO = {"ext4": 9, "xfs": 9}
-"""Largest folio order that a file system asks for with 4 KiB pages (Linux 6.18); the others use single
-pages.
-"""
+LARGEST_FOLIO = 9
+"""Largest folio order of the page cache with 4 KiB pages (MAX_PAGECACHE_ORDER of Linux 6.18 on x86-64)."""
+
+LARGE_FOLIOS = ("ext2", "ext3", "ext4", "xfs")
+"""File systems that are expected to use large folios (the first two through the driver of ext4); of others it
+shows in the folios that were added."""
 
 DEFAULT_RA_PAGES = 32
 DEFAULT_IO_PAGES = 320
@@ -67,6 +70,14 @@ def devices(history: History) -> Columns:
     }
 
 
+def device_has_large_folios(history: History, device_table: Columns) -> NDArray[np.bool_]:
+    """Devices on which a folio of several pages was added, shape (devices,)."""
+    large = history.added.file[history.added.order > 0]
+    numbers = {tuple(row) for row in history.files.keys[np.unique(large), :2].tolist()}
+    pairs = zip(device_table["dev_major"].tolist(), device_table["dev_minor"].tolist(), strict=True)
+    return np.array([pair in numbers for pair in pairs], np.bool_)
+
+
 def files(history: History, device_table: Columns) -> Columns:
     """The streams' files: size in bytes as recorded, else where reads ended short (``size_known``), else as
     far as the file was touched.
@@ -98,7 +109,8 @@ def files(history: History, device_table: Columns) -> Columns:
     numbers = list(zip(device_table["dev_major"].tolist(), device_table["dev_minor"].tolist(), strict=True))
     place_of = {number: i for i, number in enumerate(numbers)}
     device = np.array([place_of[int(k[0]), int(k[1])] for k in keys], np.int64)
-    largest = np.array([LARGEST_FOLIO.get(name, 0) for name in device_table["fstype"]], np.uint8)
+    large = device_has_large_folios(history, device_table) | np.isin(device_table["fstype"], LARGE_FOLIOS)
+    largest = np.where(large, LARGEST_FOLIO, 0).astype(np.uint8)
     return {
         "s_dev_major": keys[:, 0].astype(np.uint32),
         "s_dev_minor": keys[:, 1].astype(np.uint32),

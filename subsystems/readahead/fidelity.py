@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
 from hindsight.subsystems.contract import Fidelity
-from hindsight.subsystems.readahead import demand as d
+from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.calls import Columns, Tables, integers, span_of
 from hindsight.subsystems.readahead.events import columns_of
 from hindsight.subsystems.readahead.state import DECISION_TABLES
 from hindsight.subsystems.readahead.verdict import REASONS
-from numba import njit
-from numpy.typing import NDArray
 
 FIELDS = ("kind", "index", "req", "order", "size", "async_size", "ra_pages", "prev_pos")
 """What must be equal; a field that a tracepoint does not have is 0."""

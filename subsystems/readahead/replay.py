@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from hindsight.subsystems.readahead import demand as d
-from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT, page_cache
-from hindsight.subsystems.readahead.state import DECISION_TABLES, FADV_WILLNEED, new_log, open_files
 from numba import njit
 from numpy.typing import NDArray
+
+from hindsight.subsystems.readahead import operations as d
+from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, page_cache
+from hindsight.subsystems.readahead.state import DECISION_TABLES, FADV_WILLNEED, Log, new_log, open_files
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -43,6 +44,42 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, device_ra, log, fi
             advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
 
 
+def _replay(demand: Mapping[str, Columns], insertions: int) -> tuple[Log, NDArray[np.uint64]]:
+    """The log of a whole replay, with room for that many insertions, and the decisions before each
+    operation.
+    """
+    ops, streams, files = demand["ops"], demand["streams"], demand["files"]
+    first = np.zeros(len(ops["ts"]), np.uint64)
+    room = 1024 + 2 * len(first)
+    arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice")]
+    while True:
+        cache = page_cache(files["size"], files["max_order"])
+        opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
+        log = new_log(room, insertions)
+        _run(cache, opened, *arguments, streams["ra_pages"], log, first)  # type: ignore[call-arg]
+        if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
+            return log, first
+        # Too small: once more from the beginning with the room that it turned out to need.
+        room, insertions = max(room, int(log.n[0])), int(log.n[1]) if insertions else 0
+
+
+def insertions(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
+    """Folios that the stock logic puts into the page cache: ``file_id``, ``index`` (page), ``order``, in
+    order.
+    """
+    log, _ = _replay(demand, 1024 + 8 * len(demand["ops"]["ts"]))
+    rows = int(log.n[1])
+    return {"file_id": log.add_file[:rows], "index": log.add_index[:rows], "order": log.add_order[:rows]}
+
+
+def largest_folios(demand: Mapping[str, Columns]) -> NDArray[np.uint8]:
+    """The largest folio order that the stock logic uses in each file, shape (F,)."""
+    added = insertions(demand)
+    largest = np.zeros(len(demand["files"]["size"]), np.uint8)
+    np.maximum.at(largest, added["file_id"], added["order"])
+    return largest
+
+
 def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
     """Decisions of the stock logic, in the order of the operations that caused them.
 
@@ -53,19 +90,9 @@ def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
     Operations of all streams are replayed, also of those that carry no verdict; the ones whose position is
     unknown are not.
     """
+    log, first = _replay(demand, 0)
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
-    first = np.zeros(len(ops["ts"]), np.uint64)
-    room = 1024 + 2 * len(first)
-    while True:
-        cache = page_cache(files["size"], files["max_order"])
-        opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
-        log = new_log(room, 0)
-        arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice")]
-        _run(cache, opened, *arguments, streams["ra_pages"], log, first)  # type: ignore[call-arg]
-        rows = int(log.n[0])
-        if rows <= room:
-            break
-        room = rows
+    rows = int(log.n[0])
     bounds = np.append(first, rows).astype(np.int64)
     op = np.repeat(np.arange(len(first)), bounds[1:] - bounds[:-1])
     file = streams["file_id"][log.stream[:rows]]

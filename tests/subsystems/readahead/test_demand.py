@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
+from hindsight.errors import ConfigurationError
 from hindsight.subsystems.readahead import demand as d
 from hindsight.subsystems.readahead.state import DECISION_TABLES
 from hindsight.subsystems.readahead.verdict import REASONS
-
-from hindsight.errors import ConfigurationError
 
 PAGE = 4096
 O_DIRECT = 0o40000
@@ -47,6 +47,27 @@ def test_a_throttled_device_says_so_in_its_name(story):
     assert out["devices"]["name"].tolist() == ["7:1/iops=200/bps=1000"]
     assert out["streams"]["ra_pages"].tolist() == [16]
     assert out["files"]["max_order"].tolist() == [0]
+
+
+def large_reads(s):
+    """Sequential reads that lead to large folios where there are any."""
+    s.size(9, 100 * PAGE)
+    s.open(1, 3)
+    for i in range(10):
+        s.read(1, 3, 9, i * 4 * PAGE, 4 * PAGE)
+    return s
+
+
+@pytest.mark.parametrize(
+    "fstype,order,expected",
+    [("ext4", 2, 9), ("ext3", 2, 9), ("ext4", 0, 0), ("other", 0, 0), ("other", 2, 9)],
+)
+def test_large_folios_are_known_by_their_being_there_or_not(story, fstype, order, expected):
+    s = story(device=False)
+    s.row("devices", dev_major=7, dev_minor=1, fstype=fstype, read_ahead_kb=128, max_sectors_kb=1280)
+    s = large_reads(s)
+    s.rows["mm_filemap_add_to_page_cache"][-1]["order"] = order
+    assert d.build(s.tables())["files"]["max_order"].tolist() == [expected]
 
 
 def test_the_size_of_a_file_is_where_a_read_ends_short(story):

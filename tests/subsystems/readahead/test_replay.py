@@ -1,9 +1,9 @@
 """The replay of a recorded capture equals the record, and needs none of it."""
 
 import numpy as np
+
 from hindsight.subsystems.readahead import demand, fidelity, replay
-from hindsight.subsystems.readahead.pages import page_cache
-from hindsight.subsystems.readahead.state import DECISION_TABLES, new_log, open_files
+from hindsight.subsystems.readahead.state import DECISION_TABLES
 
 
 def packed(columns):
@@ -35,18 +35,10 @@ def test_what_was_decided_does_not_reach_the_replay(recorded):
 def test_the_folios_of_the_replay_are_those_that_were_added(recorded):
     """Not compared by the replay, so an independent witness: order and place of every folio."""
     built = demand.build(recorded)
-    ops, streams, files = built["ops"], built["streams"], built["files"]
-    cache = page_cache(files["size"], files["max_order"])
-    opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
-    log = new_log(10_000, 100_000)
-    columns = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice")]
-    replay._run(cache, opened, *columns, streams["ra_pages"], log, np.zeros(len(ops["ts"]), np.uint64))
-    count = int(log.n[1])
+    files, inserted = built["files"], replay.insertions(built)
     added = recorded["mm_filemap_add_to_page_cache"]
-    inode = files["i_ino"][log.add_file[:count]]
-    emitted = list(
-        zip(inode.tolist(), log.add_index[:count].tolist(), log.add_order[:count].tolist(), strict=True)
-    )
+    rows = (files["i_ino"][inserted["file_id"]], inserted["index"], inserted["order"])
+    emitted = list(zip(*(row.tolist() for row in rows), strict=True))
     mine = np.isin(added["i_ino"], files["i_ino"])
     expected = [tuple(int(added[c][i]) for c in ("i_ino", "index", "order")) for i in np.flatnonzero(mine)]
     assert emitted == expected

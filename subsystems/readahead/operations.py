@@ -1,0 +1,24 @@
+"""What an operation of the demand is."""
+
+from __future__ import annotations
+
+from hindsight.subsystems.readahead import calls
+
+READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE = range(8)
+"""Kinds of rows of the demand's table ``ops``."""
+
+NO_RESULT = int(calls.NO_RESULT)
+"""``ret`` of an operation whose return was not recorded."""
+
+KIND_OF_CALL = {
+    calls.READ: READ,
+    calls.PREAD: READ,
+    calls.FADVISE: FADVISE,
+    calls.OPEN: OPEN,
+    calls.CLOSE: CLOSE,
+    calls.READAHEAD: READAHEAD,
+    calls.WRITE: WRITE,
+    calls.PWRITE: WRITE,
+    calls.TRUNCATE: TRUNCATE,
+}
+"""Kind of the operation that a system call is."""
