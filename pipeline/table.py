@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +67,11 @@ def shorten(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
+def wrapped(text: str) -> str:
+    """Prose as wide as the terminal, 100 columns at most."""
+    return textwrap.fill(text, min(100, shutil.get_terminal_size((100, 24)).columns))
+
+
 def headroom(result: Mapping[str, Any], top: int) -> str:
     """The result of :func:`hindsight.pipeline.headroom.headroom` for people."""
     cost, *others = result["metrics"]
@@ -97,7 +104,7 @@ def headroom(result: Mapping[str, Any], top: int) -> str:
         row(e, [shorten(e["device"], 30), shorten(e["program"], 16), shorten(e["file"], 24)])
         for e in lines[:top]
     ]
-    rows.append(row(total, ["total", "", f"{len(lines)} files"]))
+    rows.append(row(total, ["total", "", f"{len(lines)} lines"]))
     shown = sum(entry["headroom"] for entry in lines[:top])
     every = sum(entry["headroom"] for entry in lines)
     text = [
@@ -108,7 +115,12 @@ def headroom(result: Mapping[str, Any], top: int) -> str:
     ]
     if len(lines) > top:
         rest = share(1 - shown / every) if every else "0 %"
-        text.append(f"{len(lines) - top} more files hold {rest} of the headroom (--top N, --json for all).")
+        text.append(f"{len(lines) - top} more lines hold {rest} of the headroom (--top N, --json for all).")
+    units = [
+        f"{_title(m)} in {m['unit']}" for m in (cost, *others) if m["unit"] != "ns" and _title(m) != m["unit"]
+    ]
+    if units:
+        text.append(f"Of stock: {', '.join(units)}.")
     modelled = [
         (c["modelled_ns"], c["recorded_ns"]) for c in result["calibration"].values() if c["recorded_ns"]
     ]
@@ -125,12 +137,13 @@ def headroom(result: Mapping[str, Any], top: int) -> str:
             f"Left out: {entry['streams']} streams ({quantity(entry['recorded_ns'], 'ns')}): {reason}."
         )
     text.append(result["note"])
-    return "\n".join(text)
+    return "\n".join([*text[:4], *(wrapped(part) for part in text[4:])])
 
 
 def _title(metric: Mapping[str, Any]) -> str:
     name = str(metric["name"])
-    return name.removesuffix("_ns").replace("_", " ")
+    # "pages_fetched" of unit "pages" is "fetched": the unit stands in the explanation below the table.
+    return name.removesuffix("_ns").removeprefix(f"{metric['unit']}_").replace("_", " ")
 
 
 def fidelity(result: Mapping[str, Any]) -> str:
