@@ -3,8 +3,8 @@
     python tests/pipeline/reproducible.py [--subsystem NAME] [--keep DIR]
 
 The second run has no AVX2, FMA or AVX-512 (glibc, numpy, Arrow, OpenBLAS and numba are told so), one
-processor, another hash seed, time zone, locale and directory, and compiles everything anew. Exit status 1 if a
-byte differs.
+processor, another hash seed, time zone, locale and directory, and compiles everything anew. Exit status 1 if
+a byte differs.
 """
 
 from __future__ import annotations
