@@ -12,8 +12,9 @@ pattern that the kernel does not recognise, would be one more row of :data:`ACTI
 from __future__ import annotations
 
 import numpy as np
-from hindsight.subsystems.contract import Action
 from numpy.typing import NDArray
+
+from hindsight.subsystems.contract import Action
 
 RA_PAGES = (4, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Limits that may be recommended, pages of 4 KiB."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.world import (
     ADVICE_DELAY,

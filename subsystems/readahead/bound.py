@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead import device
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.world import (
+    AFTER,
     COPY_NS,
     DEVICE,
     ELIGIBLE,
@@ -21,8 +25,6 @@ from hindsight.subsystems.readahead.world import (
     TS,
     World,
 )
-from numba import njit
-from numpy.typing import NDArray
 
 _READ = 0
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
@@ -51,6 +53,9 @@ def _task_bound(
         s = np.uint64(world.ops[op, STREAM])
         d = np.uint64(world.streams[s, DEVICE])
         f = np.uint64(world.streams[s, FILE])
+        if world.ops[op, AFTER] >= 0:
+            # It waits for another task, whose stall depends on the policy: the path is not known any more.
+            known = False
         path += world.ops[op, TS] - earliest if op == world.first[t] else world.ops[op, THINK]
         if world.ops[op, KIND] != _READ:
             path += world.ops[op, END] - world.ops[op, TS]

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.contract import Columns
 from hindsight.subsystems.readahead import device, timeline
 from hindsight.subsystems.readahead.simulation import (
@@ -21,7 +23,6 @@ from hindsight.subsystems.readahead.simulation import (
     parameters_of,
 )
 from hindsight.subsystems.readahead.world import ELIGIBLE, END, KIND, RET, STREAM, TS
-from numpy.typing import NDArray
 
 Demand = Mapping[str, Columns]
 Parameters = dict[str, int]

@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from hindsight.subsystems.readahead.compiled import step
 from numpy.typing import NDArray
+
+from hindsight.subsystems.readahead.compiled import step
 
 PAGE_BYTES = 4096
 BIO_FOLIOS = 256

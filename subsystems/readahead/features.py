@@ -10,6 +10,8 @@ division by a power of two, so the values are the same on every machine.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.contract import Feature
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.device import (
@@ -21,7 +23,6 @@ from hindsight.subsystems.readahead.device import (
     PAGE_BYTES,
     WAIT_NS,
 )
-from numpy.typing import NDArray
 
 # Accumulators of a stream (columns, i64). The first group begins again with every epoch.
 EPOCH_NS, READS, BYTES, SEQUENTIAL, FORWARD, BACKWARD, DISTANCE, SAME_STRIDE = range(8)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.contract import KEEP
 from hindsight.subsystems.readahead.actions import EXACT, index_of_limit
 from hindsight.subsystems.readahead.features import FEATURES
-from numpy.typing import NDArray
 
 NAME = "mostly sequential: 2 MiB ahead; mostly random: nothing ahead; else as it is"
 

@@ -6,8 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from hindsight.errors import ConfigurationError, HindsightError
 from hindsight.subsystems.contract import KEEP, Columns
-from hindsight.subsystems.readahead import actions, advice, bound, device, features, timeline, verdict
+from hindsight.subsystems.readahead import (
+    actions,
+    advice,
+    bound,
+    device,
+    features,
+    fetching,
+    timeline,
+    verdict,
+)
 from hindsight.subsystems.readahead import world as layout
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.demand import NO_RESULT
@@ -26,9 +38,6 @@ from hindsight.subsystems.readahead.world import (
     State,
     World,
 )
-from numpy.typing import NDArray
-
-from hindsight.errors import ConfigurationError, HindsightError
 
 PARAMETERS = ("service_ns", "page_ns", "iops", "bps", "tick_ns", "read_ns", "copy_ns", "fetch_ns")
 """Integers that describe a device and the processor beside it; ``calibration`` fits them."""
@@ -117,9 +126,27 @@ def _operations(demand: Mapping[str, Columns], block_ns: int) -> tuple[NDArray[n
     out[:, layout.RET] = np.where(reads, np.maximum(end - out[:, POS], 0), out[:, layout.RET])
     tasks = max(len(demand["tasks"]["pid"]), int(task.max(initial=-1)) + 1)
     first = np.searchsorted(task[at], np.arange(tasks + 1)).astype(np.uint64)
-    out[1:, layout.THINK] = np.maximum(out[1:, TS] - out[:-1, layout.END], 0)
+    if len(at):
+        out[1:, layout.THINK] = np.maximum(out[1:, TS] - out[:-1, layout.END], 0)
+        _order_within_files(out, file_of[out[:, layout.STREAM]], task[at])
     out[:, layout.BLOCK] = (out[:, TS] - int(ts.min(initial=FOREVER))) // block_ns
     return out, first
+
+
+def _order_within_files(out: NDArray[np.int64], file: NDArray[np.int64], task: NDArray[np.int64]) -> None:
+    """Fill the columns that keep the operations on a file in order across tasks."""
+    order = np.lexsort((task, out[:, TS], file))
+    before, here = order[:-1], order[1:]
+    begins, ends = out[here, TS], out[before, layout.END]
+    follows = (file[before] == file[here]) & (task[before] != task[here]) & (ends <= begins)
+    out[:, layout.AFTER] = out[:, layout.GAP] = -1
+    out[here[follows], layout.AFTER] = before[follows]
+    out[before[follows], layout.AWAITED] = 1
+    own = np.concatenate(
+        [[np.iinfo(np.int64).min], np.where(task[1:] == task[:-1], out[:-1, layout.END], -1)]
+    )
+    last = follows & (ends >= own[here])
+    out[here[last], layout.GAP] = (begins - ends)[last]
 
 
 @step
@@ -129,7 +156,9 @@ def _targets(world: World, live: State, now: int, horizon: int, out: np.ndarray)
         low = live.tasks[t, NEXT]
         high = np.int64(world.first[t + np.uint64(1)])
         if low < high:
-            pause = max(live.tasks[t, CLOCK] - now, 0) if live.tasks[t, PAGE] < 0 else np.int64(0)
+            pause: Any = np.int64(0)
+            if live.tasks[t, PAGE] < 0 and live.tasks[t, CLOCK] != FOREVER:
+                pause = max(live.tasks[t, CLOCK] - now, 0)
             limit = world.ops[np.uint64(low), TS] + horizon - pause
             while low < high:
                 middle = (low + high) // 2
@@ -179,7 +208,9 @@ class ReadaheadSimulation:
         for row in range(names):
             self.set_parameters(row, find_parameters(demand, row, calibration))
         self._file_of = table[:, FILE].astype(np.uint32)
-        longest = max([_MAX_RA, *(2 * int(v) for v in self._stock_ra), *(int(v) for v in self._io_pages)])
+        longest = max(
+            [int(_MAX_RA), *(2 * int(v) for v in self._stock_ra), *(int(v) for v in self._io_pages)]
+        )
         self.log: Log = new_log(log_decisions, 2 * longest)
         self._blocks = int(ops[:, layout.BLOCK].max(initial=-1)) + 1
         self._tasks = len(first) - 1
@@ -217,7 +248,7 @@ class ReadaheadSimulation:
             self._io_pages,
             self._device_params,
         )
-        self.live = layout.new_state(*arguments, self._tasks)
+        self.live = layout.new_state(*arguments, len(world.ops), self._tasks)
         if static != KEEP and world.action_random[static]:
             self.live.files.random[:] = 1
         timeline.start_tasks(world, self.live)
@@ -318,7 +349,7 @@ class ReadaheadSimulation:
 
     def _final(self) -> Record:
         copy = self.record._replace(blocks=self.record.blocks.copy(), streams=self.record.streams.copy())
-        timeline.count_waste(self.world, copy)
+        fetching.count_waste(self.world, copy)
         return copy
 
     def read_times(self) -> NDArray[np.int64]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.contract import Columns, Fidelity, Tables
 from hindsight.subsystems.readahead import (
     actions,
@@ -24,7 +26,6 @@ from hindsight.subsystems.readahead import (
     demand as demands,
 )
 from hindsight.subsystems.readahead.simulation import ReadaheadSimulation
-from numpy.typing import NDArray
 
 
 class Readahead:

@@ -1,9 +1,11 @@
 """The timed replay: tasks that read in closed loops, each batch of a read decided as the kernel decides it.
 
-A task's operations keep their order; the time that it spends between them is the recorded one. A read goes in
-batches, as in ``filemap_get_pages`` (mm/filemap.c, Linux 6.18): a batch ends after a folio that carries the
-readahead mark or that is not ready; there the task waits. The task that is earliest goes on; of equal ones,
-the one with the lower ordinal.
+A task's operations keep their order; the time that it spends between them is the recorded one. The
+operations on a file keep their order as well, whichever task they belong to: one that began after another
+task's had ended waits for it, and then for the recorded time between them, if that was what it came after. A
+read goes in batches, as in ``filemap_get_pages`` (mm/filemap.c, Linux 6.18): a batch ends after a folio that
+carries the readahead mark or that is not ready; there the task waits. The task that is earliest goes on; of
+equal ones, the one with the lower ordinal.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hindsight.subsystems.readahead import device, features
+
+from hindsight.subsystems.readahead import features
 from hindsight.subsystems.readahead.advice import take_advice
 from hindsight.subsystems.readahead.compiled import step
+from hindsight.subsystems.readahead.fetching import submit
 from hindsight.subsystems.readahead.kernel import (
     BATCH_FOLIOS,
     _add,
@@ -21,20 +25,19 @@ from hindsight.subsystems.readahead.kernel import (
     _synchronous,
     advise,
     finish_read,
-)  # fmt: skip
+)
 from hindsight.subsystems.readahead.metrics import (
-    PAGES_FETCHED,
     PAGES_MISSED,
-    PAGES_WASTED,
     READS,
-    REQUESTS,
     STALL_NS,
-)  # fmt: skip
+)
 from hindsight.subsystems.readahead.pages import ABSENT, PAGE_SHIFT, pages_of
 from hindsight.subsystems.readahead.state import FADV_DONTNEED, FADV_WILLNEED, Log
 from hindsight.subsystems.readahead.world import (
     ADVICE,
     ADVISED,
+    AFTER,
+    AWAITED,
     BEGUN,
     BLOCK,
     CLOCK,
@@ -44,13 +47,14 @@ from hindsight.subsystems.readahead.world import (
     DEVICE,
     DEVICE_RA,
     DUE,
+    EARLIEST,
     ELIGIBLE,
     END,
     EPOCH_LENGTH,
     EPOCH_READS,
-    FETCH_NS,
     FILE,
     FOREVER,
+    GAP,
     KIND,
     MISSED,
     NEXT,
@@ -80,86 +84,38 @@ _PAGE_MASK = (1 << PAGE_SHIFT) - 1
 
 
 @step
+def _arrange(world: World, state: State, task: int, earliest: int) -> None:
+    """A task is before its next operation, which begins at ``earliest`` unless another task has to end
+    first.
+    """
+    tasks = state.tasks
+    t = np.uint64(task)
+    if tasks[t, NEXT] >= np.int64(world.first[t + np.uint64(1)]):
+        tasks[t, CLOCK] = FOREVER
+        return
+    o = np.uint64(tasks[t, NEXT])
+    after = world.ops[o, AFTER]
+    if after < 0:
+        tasks[t, CLOCK] = earliest
+    elif state.ended[np.uint64(after)] >= 0:
+        tasks[t, CLOCK] = max(earliest, state.ended[np.uint64(after)] + max(world.ops[o, GAP], 0))
+    else:
+        tasks[t, CLOCK] = FOREVER
+        tasks[t, EARLIEST] = earliest
+
+
+@step
 def start_tasks(world: World, state: State) -> None:
     """Put every task before its first operation, at the operation's recorded time."""
-    for task in range(np.uint64(state.tasks.shape[0])):
-        begin = world.first[task]
-        state.tasks[task, CLOCK] = (
-            world.ops[begin, TS] if begin < world.first[task + np.uint64(1)] else FOREVER
-        )
-        state.tasks[task, NEXT] = np.int64(begin)
-        state.tasks[task, PAGE] = -1
-
-
-@step
-def _submit(
-    world: World, state: State, record: Record, dirty: Dirty, log: Log, op: int, now: int, live: bool
-) -> int:
-    """Send the folios of the log to the device as bios; returns the time after it (fetching costs processor
-    time)."""
-    ready, devices = state.ready, state.devices
-    o = np.uint64(op)
-    stream = np.uint64(world.ops[o, STREAM])
-    file = np.uint64(world.streams[stream, FILE])
-    dev = world.streams[stream, DEVICE]
-    base = state.cache.base[file]
-    fetch_ns = world.costs[np.uint64(dev), FETCH_NS]
-    rows = min(log.n[1], np.uint64(log.add_index.shape[0]))
-    fetched = np.int64(0)
-    bios = np.int64(0)
-    row = np.uint64(0)
-    one = np.uint64(1)
-    while row < rows:
-        begin = np.int64(log.add_index[row])
-        end = begin
-        head = row
-        while (
-            row < rows and np.int64(log.add_index[row]) == end and row - head < np.uint64(device.BIO_FOLIOS)
-        ):
-            end += np.int64(1) << np.int64(log.add_order[row])
-            row += one
-        now += (end - begin) * fetch_ns
-        done = device.submit(devices, dev, now, end - begin)
-        while head < row:
-            ready[base + log.add_index[head]] = done
-            head += one
-        first = base + np.uint64(begin)
-        touch_pages(dirty, np.int64(first), end - begin)
-        fetched += end - begin
-        bios += 1
-        if live:
-            for at in range(first, first + np.uint64(end - begin)):
-                if record.fetcher[at] != 0 and record.used[at] == 0:
-                    _waste(world, record, np.int64(record.fetcher[at]) - 1)
-                record.fetcher[at] = op + 1
-                record.used[at] = 0
-    if live:
-        state.streams[stream, features.FETCHED] += fetched
-        state.streams[stream, features.BIOS] += bios
-    if live and world.streams[stream, ELIGIBLE] != 0:
-        block = np.uint64(world.ops[o, BLOCK])
-        record.blocks[block, PAGES_FETCHED] += fetched
-        record.blocks[block, REQUESTS] += bios
-        record.streams[stream, PAGES_FETCHED] += fetched
-        record.streams[stream, REQUESTS] += bios
-    return now
-
-
-@step
-def _waste(world: World, record: Record, op: int) -> None:
-    o = np.uint64(op)
-    s = np.uint64(world.ops[o, STREAM])
-    if world.streams[s, ELIGIBLE] != 0:
-        record.blocks[np.uint64(world.ops[o, BLOCK]), PAGES_WASTED] += 1
-        record.streams[s, PAGES_WASTED] += 1
-
-
-@step
-def count_waste(world: World, record: Record) -> None:
-    """Count the pages that were fetched and not used (again from zero pages in ``used``, at the end)."""
-    for at in range(np.uint64(record.fetcher.shape[0])):
-        if record.fetcher[at] != 0 and record.used[at] == 0:
-            _waste(world, record, np.int64(record.fetcher[at]) - 1)
+    for task in range(state.tasks.shape[0]):
+        t = np.uint64(task)
+        state.tasks[t, NEXT] = np.int64(world.first[t])
+        state.tasks[t, PAGE] = -1
+        if world.first[t] < world.first[t + np.uint64(1)]:
+            begins = world.ops[world.first[t], TS] if world.ops[world.first[t], GAP] < 0 else np.int64(0)
+            _arrange(world, state, task, begins)
+        else:
+            state.tasks[t, CLOCK] = FOREVER
 
 
 @step
@@ -175,12 +131,12 @@ def _other_operation(
     advice = world.ops[o, ADVICE] if world.ops[o, KIND] == FADVISE else np.int64(FADV_WILLNEED)
     if advice == FADV_DONTNEED:
         touch_pages(dirty, np.int64(cache.base[file]), pages_of(cache, file))
-    log.n[:] = 0
+    log.n[1] = 0
     advise(
         cache, state.files, stream, advice, world.ops[o, POS], world.ops[o, COUNT],
         world.streams[s, DEVICE_RA], log,
     )  # fmt: skip
-    _submit(world, state, record, dirty, log, op, now, live)
+    submit(world, state, record, dirty, log, op, now, live)
     return now + world.ops[o, END] - world.ops[o, TS]
 
 
@@ -215,11 +171,25 @@ def _proceed(world: World, state: State, task: int, now: int) -> None:
     """The operation of a task has ended at ``now``."""
     tasks = state.tasks
     t = np.uint64(task)
+    op = tasks[t, NEXT]
+    state.ended[np.uint64(op)] = now
     tasks[t, PAGE] = -1
     tasks[t, NEXT] += 1
-    following = np.uint64(tasks[t, NEXT])
-    more = following < world.first[t + np.uint64(1)]
-    tasks[t, CLOCK] = now + world.ops[following, THINK] if more else FOREVER
+    think = np.int64(0)
+    if op + 1 < np.int64(world.first[t + np.uint64(1)]) and world.ops[np.uint64(op + 1), GAP] < 0:
+        think = world.ops[np.uint64(op + 1), THINK]
+    _arrange(world, state, task, now + think)
+    if world.ops[np.uint64(op), AWAITED] == 0:
+        return
+    for other in range(tasks.shape[0]):
+        w = np.uint64(other)
+        following = tasks[w, NEXT]
+        if (
+            tasks[w, CLOCK] == FOREVER
+            and following < np.int64(world.first[w + np.uint64(1)])
+            and world.ops[np.uint64(following), AFTER] == op
+        ):
+            _arrange(world, state, other, tasks[w, EARLIEST])
 
 
 @step
@@ -242,11 +212,11 @@ def _batch(world: World, state: State, record: Record, dirty: Dirty, log: Log, t
     if streams[s, ADVISED] != NO_ADVICE and streams[s, DUE] <= now:
         take_advice(world, state, stream)
     if cache.start[base + np.uint64(page)] == ABSENT:
-        log.n[:] = 0
+        log.n[1] = 0
         _synchronous(cache, files, stream, page, last - page, log)
         if cache.start[base + np.uint64(page)] == ABSENT:
             _add(cache, file, page, 0, False, last, log)
-        now = _submit(world, state, record, dirty, log, op, now, live)
+        now = submit(world, state, record, dirty, log, op, now, live)
     end = page
     wait = np.int64(0)
     folio = page
@@ -259,9 +229,9 @@ def _batch(world: World, state: State, record: Record, dirty: Dirty, log: Log, t
         wait = ready[head]
         if cache.mark[head] != 0:
             touch_pages(dirty, np.int64(head), np.int64(1))
-            log.n[:] = 0
+            log.n[1] = 0
             _asynchronous(cache, files, stream, folio, np.int64(cache.order[head]), last - folio, log)
-            now = _submit(world, state, record, dirty, log, op, now, live)
+            now = submit(world, state, record, dirty, log, op, now, live)
             break
         if wait > now:
             break

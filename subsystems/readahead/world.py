@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead import device, features
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.metrics import N_METRICS
 from hindsight.subsystems.readahead.pages import PageCache, page_cache
 from hindsight.subsystems.readahead.state import OpenFiles, open_files
-from numpy.typing import NDArray
 
 FOREVER = np.iinfo(np.int64).max
 CHUNK_SHIFT = 6
@@ -23,9 +24,11 @@ CHUNK = 1 << CHUNK_SHIFT
 """Pages that are put back together."""
 
 # Columns of World.ops (i64). THINK: time between the end of the task's previous simulated operation and this
-# one.
-TS, END, STREAM, KIND, POS, COUNT, RET, ADVICE, THINK, BLOCK = range(10)
-N_OP = 10
+# one. AFTER: the operation of another task on the same file that had ended when this one began, -1 if none
+# or if the task's own order says as much; GAP: time since then, -1 if the task's own previous operation
+# ended later; AWAITED: 1 if another operation comes AFTER it.
+TS, END, STREAM, KIND, POS, COUNT, RET, ADVICE, THINK, BLOCK, AFTER, GAP, AWAITED = range(13)
+N_OP = 13
 # Columns of World.streams (i64), constant but for SETTING_RA.
 FILE, DEVICE, ELIGIBLE, DEVICE_RA = range(4)
 N_CONSTANT = 4
@@ -35,9 +38,10 @@ N_COST = 3
 # World.settings (i64).
 EPOCH_LENGTH, EPOCH_READS, ADVICE_DELAY = range(3)
 # Columns of State.tasks (i64). CLOCK: when the task goes on, FOREVER at its end; NEXT: ordinal of its
-# operation; PAGE: next page of the read it is in, -1 between operations; BEGUN: when that read began.
-CLOCK, NEXT, PAGE, BEGUN, COPIED, MISSED = range(6)
-N_TASK = 6
+# operation; PAGE: next page of the read it is in, -1 between operations; BEGUN: when that read began;
+# EARLIEST: when a task that waits for another one could go on.
+CLOCK, NEXT, PAGE, BEGUN, COPIED, MISSED, EARLIEST = range(7)
+N_TASK = 7
 # Further columns of State.streams: advice on its way (action, NO_ADVICE if none) and when it arrives.
 ADVISED, DUE = features.N_STREAM, features.N_STREAM + 1
 N_STREAM = features.N_STREAM + 2
@@ -59,12 +63,14 @@ class World(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a policy changes. ``ready`` i64[P]: when the folio that begins at this page is (was) complete."""
+    """What a policy changes. ``ready`` i64[P]: when the folio that begins at this page is (was) complete;
+    ``ended`` i64[N]: when each operation ended, -1 before."""
 
     cache: PageCache
     files: OpenFiles
     devices: device.Devices
     ready: NDArray[np.int64]
+    ended: NDArray[np.int64]
     tasks: NDArray[np.int64]
     streams: NDArray[np.int64]
 
@@ -99,6 +105,7 @@ def new_state(
     ra_pages: NDArray[np.uint32],
     io_pages: NDArray[np.uint32],
     device_params: NDArray[np.int64],
+    operations: int,
     tasks: int,
 ) -> State:
     """Nothing cached, nothing begun: files (F,), streams (S,), device parameters i64[D, device.N_PARAMS]."""
@@ -113,6 +120,7 @@ def new_state(
         open_files(stream_file, ra_pages, io_pages),
         device.make(device_params),
         np.zeros(len(cache.start), np.int64),
+        np.full(operations, -1, np.int64),
         np.zeros((tasks, N_TASK), np.int64),
         streams,
     )
@@ -192,6 +200,10 @@ def put_back(source: State, target: State, dirty: Dirty) -> None:
     dirty.n[0] = 0
     dirty.n[1] = 0
     for task in range(np.uint64(target.tasks.shape[0])):
+        a = min(source.tasks[task, NEXT], target.tasks[task, NEXT])
+        b = max(source.tasks[task, NEXT], target.tasks[task, NEXT])
+        for op in range(np.uint64(a), np.uint64(b)):
+            target.ended[op] = source.ended[op]
         for column in range(N_TASK):
             target.tasks[task, column] = source.tasks[task, column]
     for d in range(np.uint64(target.devices.state.shape[0])):
@@ -211,6 +223,7 @@ def copy(source: State) -> State:
         OpenFiles(*(column.copy() for column in source.files)),
         device.Devices(source.devices.params, source.devices.state.copy(), source.devices.ring.copy()),
         source.ready.copy(),
+        source.ended.copy(),
         source.tasks.copy(),
         source.streams.copy(),
     )
