@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead.calls import integers
 from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, columns_of
 from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
-from numba import njit
-from numpy.typing import NDArray
 
 REASONS = (
     "",
@@ -39,15 +40,14 @@ REASONS = (
 ) = range(len(REASONS))  # fmt: skip
 
 Flags = NDArray[np.bool_]
+Columns = dict[str, NDArray[Any]]
 _ADDED, _DELETED, _MET = range(3)
-_REACH = 8192
-"""Pages: no decision about a read looks further away from it (windows have at most 4096 pages)."""
 
 
 def reasons(
     history: History,
-    files: dict[str, NDArray[Any]],
-    devices: dict[str, NDArray[Any]],
+    files: Columns,
+    devices: Columns,
     from_ns: NDArray[np.int64],
     to_ns: NDArray[np.int64],
 ) -> NDArray[np.int64]:
@@ -58,7 +58,7 @@ def reasons(
         SHARED: _shared(history),
         UNKNOWN_SIZE: ~files["size_known"],
         CACHED_BEFORE: _cached_before(history),
-        RECLAIMED: _reclaimed(history),
+        RECLAIMED: _reclaimed(history, files, devices),
         OTHER_MEANS: _other_means(history),
         UNKNOWN_DEVICE: ~devices["known"][files["device_id"].astype(np.int64)],
     }
@@ -175,42 +175,63 @@ def _met_before_added(kind, file, index, order, base):  # type: ignore[no-untype
     return result
 
 
-def _reclaimed(history: History) -> Flags:
-    """Files that lost pages, other than by POSIX_FADV_DONTNEED, near which they were read later."""
+def _reclaimed(history: History, files: Columns, devices: Columns) -> Flags:
+    """Files whose replay a loss of pages other than by POSIX_FADV_DONTNEED may change.
+
+    A page that was reclaimed matters only if the kernel looks at it again: to serve a read or to fill a
+    window, which adds it again, or to count cached pages around a read, no further away than the largest
+    window.
+    """
     gone = ~history.inside(history.deleted, history.is_dontneed)
-    tables = ((history.met, _MET, slice(None)), (history.deleted, _DELETED, gone))
+    everything = np.ones(1, np.bool_)
     parts: list[tuple[NDArray[np.int64], ...]] = []
-    for rows, kind, which in tables:
+    for rows, kind, which in (
+        (history.added, _ADDED, everything),
+        (history.deleted, _DELETED, gone),
+        (history.met, _MET, everything),
+    ):
         place = history.file_id[rows.file]
         last = rows.last if kind == _MET else rows.index + (np.int64(1) << rows.order) - 1
         columns = (np.full(len(place), kind), rows.ts, place, rows.index, np.maximum(last, rows.index))
-        use = np.zeros(len(place), np.bool_)
-        use[which] = place[which] >= 0
+        use = (place >= 0) & which
         parts.append(tuple(column[use] for column in columns))
     kind, ts, file, first, last = (np.concatenate([p[i] for p in parts]) for i in range(5))
-    # Where a read reaches is bounded by the pages that exist, not by what it asked for.
+    device = files["device_id"].astype(np.int64)
+    # POSIX_FADV_SEQUENTIAL doubles the limit; large requests may be as large as the device takes.
+    reach = np.maximum(2 * devices["ra_pages"].astype(np.int64), devices["io_pages"].astype(np.int64))[device]
+    touched = kind != _MET
     extent = np.zeros(len(history.used_files) + 1, np.int64)
-    np.maximum.at(extent, file + 1, first // _REACH + 1)
+    np.maximum.at(extent, file[touched] + 1, last[touched] + 1)
+    np.maximum.at(extent, file + 1, first + 1)
     order = np.lexsort((kind, ts))[::-1]
     return _missed_later(  # type: ignore[no-any-return]
-        kind[order], file[order], first[order] // _REACH, last[order] // _REACH, np.cumsum(extent)
+        kind[order], file[order], first[order], last[order], np.maximum(reach, 1), np.cumsum(extent)
     )
 
 
 @njit(cache=True, nogil=True)
-def _missed_later(kind, file, first, last, base):  # type: ignore[no-untyped-def]
-    """Rows backwards in time, in blocks of _REACH pages: files read in or next to a block after it lost
-    pages.
+def _missed_later(kind, file, first, last, reach, base):  # type: ignore[no-untyped-def]
+    """Rows backwards in time. ``reach`` (F,): how far, in pages, a read looks; ``base`` (F+1,): where the
+    pages of each file begin in flat arrays. Files that lost a page which was added again, or read nearby,
+    later.
     """
-    read = np.zeros(base[-1], np.bool_)
+    added = np.zeros(base[-1], np.bool_)
+    read = np.zeros(base[-1], np.bool_)  # by blocks of ``reach`` pages, of which there are no more than pages
     result = np.zeros(base.shape[0] - 1, np.bool_)
     for i in range(kind.shape[0]):
-        begin, end = base[file[i]], base[file[i] + 1]
-        if kind[i] == _MET:
-            read[begin + first[i] : min(begin + last[i] + 1, end)] = True
-        else:
-            for block in range(max(begin + first[i] - 1, begin), min(begin + last[i] + 2, end)):
-                result[file[i]] |= read[block]
+        f = file[i]
+        begin, end = base[f], base[f + 1]
+        if kind[i] == _ADDED:
+            added[begin + first[i] : begin + last[i] + 1] = True
+        elif kind[i] == _MET:
+            read[begin + first[i] // reach[f] : min(begin + last[i] // reach[f] + 1, end)] = True
+        elif not result[f]:
+            for page in range(begin + first[i], begin + last[i] + 1):
+                result[f] |= added[page]
+            for block in range(
+                max(begin + first[i] // reach[f] - 1, begin), min(begin + last[i] // reach[f] + 2, end)
+            ):
+                result[f] |= read[block]
     return result
 
 

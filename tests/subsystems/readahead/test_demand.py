@@ -188,15 +188,26 @@ def test_pages_that_were_cached_before(s):
     assert reasons(s.tables()) == ["pages were cached before the recording"]
 
 
-def test_reclaimed_pages(s):
+def reclaim(s, index, order=0):
     s.now += 1
-    s.page("mm_filemap_delete_from_page_cache", 0, 9, 0, order=0)
+    s.page("mm_filemap_delete_from_page_cache", 0, 9, index, order=order)
+
+
+def test_reclaimed_pages_that_are_added_again(s):
+    reclaim(s, 0)
     assert reasons(s.tables()) == [""]  # nobody read it again
-    s.pread(1, 3, 9, 20_000 * PAGE)
-    assert reasons(s.tables()) == [""]  # too far away to matter
-    s.cached.clear()
+    s.now += 1
+    s.page("mm_filemap_add_to_page_cache", 1, 9, 0, order=0)
     s.pread(1, 3, 9, 5000 * PAGE)
     assert reasons(s.tables()) == ["pages were reclaimed while traced"]
+
+
+@pytest.mark.parametrize("page,expected", [(300, "pages were reclaimed while traced"), (5000, "")])
+def test_reclaimed_pages_that_are_counted_later(s, page, expected):
+    """A read counts cached pages as far back as the largest window: 320 pages on this device."""
+    reclaim(s, 0)
+    s.pread(1, 3, 9, page * PAGE)
+    assert reasons(s.tables()) == [expected]
 
 
 def test_dropping_pages_on_request_is_no_reclaim(s):
