@@ -90,33 +90,55 @@ def test_nonsense_is_refused_before_anything_is_made(tmp_path: Path, options: di
     assert list(tmp_path.iterdir()) == []
 
 
-def _write(dataset: Path, table: str, events: list[tuple[int, int]]) -> None:
-    """Events of (time, inode) on device 7:1."""
+def _write(dataset: Path, table: str, events: list[tuple[int, int, int]], **more: int) -> None:
+    """Events of (time, inode, page) on device 7:1."""
     path = dataset / "host=h/date=2026-01-01" / table / "s-0000.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
+    ts, inodes, pages = zip(*events, strict=True)
     columns = {
-        "ts": [ts for ts, _ in events],
-        "s_dev_major": [7] * len(events),
-        "s_dev_minor": [1] * len(events),
-        "i_ino": [inode for _, inode in events],
+        "ts": ts,
+        "s_dev_major": [7] * len(ts),
+        "s_dev_minor": [1] * len(ts),
+        "i_ino": inodes,
+        "index": pages,
     }
+    if table == "mm_filemap_get_pages":
+        columns["last_index"] = [page + 4 for page in pages]
+    if table == "mm_filemap_delete_from_page_cache":
+        columns["order"] = [2] * len(ts)
     pq.write_table(pa.table(columns), path)
 
 
-def test_pages_taken_from_files_are_noticed(tmp_path: Path) -> None:
-    _write(tmp_path, "mm_filemap_get_pages", [(10, 12), (11, 13), (12, 13), (20, 12), (21, 1)])
+@pytest.mark.parametrize(
+    ("deleted", "share"),
+    [
+        ((15, 12, 0), 1 / 2),  # read again later
+        ((15, 12, 300), 1 / 2),  # not read again, but near enough to be looked at
+        ((15, 12, 9000), 0),  # too far away from what is read later
+        ((25, 12, 0), 0),  # nothing of the file is read any more
+        ((15, 13, 50), 0),
+        ((15, 99, 0), 0),  # never accessed
+        ((15, 1, 0), 0),  # the file system's own
+    ],
+)
+def test_pages_taken_from_files_are_noticed(
+    tmp_path: Path, deleted: tuple[int, int, int], share: float
+) -> None:
+    batches = [(10, 12, 0), (11, 13, 50), (12, 13, 54), (20, 12, 0), (21, 1, 0)]
+    _write(tmp_path, "mm_filemap_get_pages", batches)
     assert disturbed_share(tmp_path, "s-0000") == 0
-    # 1 is the file system's own; 13 is not read any more; 99 never was.
-    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 1), (16, 13), (17, 99), (25, 12)])
-    assert disturbed_share(tmp_path, "s-0000") == 0
-    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(15, 12), (25, 12), (26, 12)])
-    assert disturbed_share(tmp_path, "s-0000") == 2 / 4
+    _write(tmp_path, "mm_filemap_delete_from_page_cache", [deleted])
+    assert disturbed_share(tmp_path, "s-0000") == share
     assert disturbed_share(tmp_path, "other-0000") == 0
-    _write(tmp_path, "mm_filemap_fault", [(30, 13)])
-    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(29, 13)])
-    assert disturbed_share(tmp_path, "s-0000") == 3 / 5
     discard(tmp_path, "s-0000")
     assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_faults_are_accesses(tmp_path: Path) -> None:
+    _write(tmp_path, "mm_filemap_get_pages", [(10, 12, 0)])
+    _write(tmp_path, "mm_filemap_delete_from_page_cache", [(20, 12, 0), (20, 14, 7)])
+    _write(tmp_path, "mm_filemap_fault", [(9, 14, 7), (30, 14, 7), (5, 12, 1)])
+    assert disturbed_share(tmp_path, "s-0000") == 2 / 4
 
 
 def _cli(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
