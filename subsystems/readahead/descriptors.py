@@ -14,6 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead.calls import (
     CLOSE,
     CLOSE_RANGE,
@@ -29,8 +32,6 @@ from hindsight.subsystems.readahead.calls import (
     WRITE,
     Calls,
 )
-from numba import njit
-from numpy.typing import NDArray
 
 ENTER, EXIT, NEW_TASK, TASK_ENDS, EXEC, NAMED, FOUND_OPEN = range(7)
 """Events that the walk follows: a call is entered or returns (a = call); a thread is created (a = creator, b

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead.calls import CALL_TABLES, NO_RESULT, Calls, Tables, integers
 from hindsight.subsystems.readahead.descriptors import (
     ENTER,
@@ -16,7 +18,6 @@ from hindsight.subsystems.readahead.descriptors import (
     TASK_ENDS,
     Timeline,
 )
-from numpy.typing import NDArray
 
 TASK_TABLES = (
     "task_newtask",

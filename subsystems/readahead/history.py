@@ -8,13 +8,14 @@ a deleted one in POSIX_FADV_DONTNEED; and the look at open files when recording 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead import events
 from hindsight.subsystems.readahead.calls import Calls, Tables, integers
 from hindsight.subsystems.readahead.descriptors import Descriptions, follow
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.state import FADV_DONTNEED
-from numpy.typing import NDArray
 
 _O_DIRECT = {"x86_64": 0o40000, "aarch64": 0o200000, "armv7l": 0o200000}
 

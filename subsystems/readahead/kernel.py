@@ -11,6 +11,8 @@ All numbers are pages unless named bytes. Arithmetic is int64, array indices are
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
+
 from hindsight.subsystems.readahead.pages import (
     ABSENT,
     PAGE_SHIFT,
@@ -37,7 +39,6 @@ from hindsight.subsystems.readahead.state import (
     new_log,
     open_files,
 )
-from numba import njit
 
 BATCH_FOLIOS = 31
 CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hindsight.capture import schema
 from hindsight.pipeline.dataset import find_captures, read_tables
 

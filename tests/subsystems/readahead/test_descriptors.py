@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hindsight.subsystems.readahead import demand as d
-from hindsight.subsystems.readahead.calls import integers, span_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hindsight.subsystems.readahead import demand as d
+from hindsight.subsystems.readahead.calls import integers, span_of
 
 PAGE = 4096
 CLOEXEC = 0o2000000

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hindsight.subsystems.readahead import demand, fidelity, replay
-from hindsight.subsystems.readahead.state import DECISION_TABLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hindsight.subsystems.readahead import demand, fidelity, replay
+from hindsight.subsystems.readahead.state import DECISION_TABLES
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hindsight.subsystems.readahead import kernel as k
 from hindsight.subsystems.readahead import pages
 from hindsight.subsystems.readahead.state import new_log
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 PAGE = 4096
 COLUMNS = ("kind", "index", "req", "order", "size", "async_size", "prev_pos")

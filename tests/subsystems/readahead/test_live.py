@@ -1,6 +1,7 @@
 """Record real reads now, replay them, and find the kernel's decisions again."""
 
 import pytest
+
 from hindsight.capture import schema
 from hindsight.pipeline.dataset import find_captures, read_tables
 from hindsight.subsystems.readahead import demand, fidelity, replay

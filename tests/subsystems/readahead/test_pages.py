@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hindsight.subsystems.readahead import pages
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hindsight.subsystems.readahead import pages
 
 FILE = np.uint64(0)
 PAGES = 9000  # three levels: 64 * 64 < 9000
