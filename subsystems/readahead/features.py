@@ -42,7 +42,7 @@ _LOG = 256
 _SHARE = 1024
 
 FEATURES = (
-    Feature("read_bytes", "log2 bytes", 0.0, 40.0, "mean size of a read"),
+    Feature("read_bytes", "log2 bytes", 0.0, 48.0, "mean size of a read"),
     Feature("sequential", "share", 0.0, 1.0, "reads that begin where the previous one ended"),
     Feature("forward", "share", 0.0, 1.0, "reads that jump forward"),
     Feature("backward", "share", 0.0, 1.0, "reads that jump backward"),
@@ -62,8 +62,8 @@ FEATURES = (
     Feature("stall", "share", 0.0, 1.0, "time in which the stream's reads waited"),
     Feature("stall_per_read", "log2 ns", 0.0, 48.0, "mean wait of a read"),
     Feature("device_bio_rate", "log2 1/s", 0.0, 40.0, "bios that the device took per second"),
-    Feature("device_page_rate", "log2 pages/s", 0.0, 48.0, "pages that the device read per second"),
-    Feature("device_bio_pages", "log2 pages", 0.0, 32.0, "mean length of a bio on the device"),
+    Feature("device_page_rate", "log2 pages/s", 0.0, 40.0, "pages that the device read per second"),
+    Feature("device_bio_pages", "log2 pages", 0.0, 48.0, "mean length of a bio on the device"),
     Feature("device_wait", "log2 ns", 0.0, 48.0, "mean wait of a bio before it was served"),
     Feature("device_latency", "log2 ns", 0.0, 48.0, "mean time of a bio from submission to completion"),
     Feature("device_busy", "share", 0.0, 1.0, "time in which the device had something to do"),
@@ -109,13 +109,14 @@ def _share(part: int, whole: int) -> np.float32:
 @step
 def _mean_log(part: int, count: int) -> np.float32:
     """log2(1 + part / count)."""
-    return np.float32(log2_q8(part // count) / _LOG) if count > 0 else np.float32(0.0)
+    return np.float32(min(log2_q8(part // count), 48 * _LOG) / _LOG) if count > 0 else np.float32(0.0)
 
 
 @step
 def _rate(count: int, elapsed_ns: int) -> np.float32:
     """log2(1 + events per second)."""
-    return np.float32(log2_q8(count * _SECOND // max(elapsed_ns, 1)) / _LOG)
+    rate = min(count, 1 << 33) * _SECOND // max(elapsed_ns, 1)
+    return np.float32(min(log2_q8(rate), 40 * _LOG) / _LOG)
 
 
 @step
@@ -187,9 +188,9 @@ def compute(
     out[1] = _share(s[SEQUENTIAL], reads)
     out[2] = _share(s[FORWARD], reads)
     out[3] = _share(s[BACKWARD], reads)
-    out[4] = np.float32(s[DISTANCE] // jumps / _LOG) if jumps > 0 else np.float32(0.0)
+    out[4] = np.float32(min(s[DISTANCE] // jumps, 48 * _LOG) / _LOG) if jumps > 0 else np.float32(0.0)
     out[5] = _share(s[SAME_STRIDE], jumps)
-    out[6] = np.float32((s[RUN_LOG] + log2_q8(s[RUN_BYTES] // PAGE_BYTES)) // runs / _LOG)
+    out[6] = np.float32(min((s[RUN_LOG] + log2_q8(s[RUN_BYTES] // PAGE_BYTES)) // runs, 48 * _LOG) / _LOG)
     out[7] = _share(s[CACHED], s[PAGES])
     out[8] = _share(s[FETCHED] - s[FIRST_USES], s[FETCHED])
     out[9] = np.float32((log2_q8(s[FETCHED] * 256) - log2_q8(s[PAGES] * 256)) / _LOG) if s[PAGES] > 0 else 0.0

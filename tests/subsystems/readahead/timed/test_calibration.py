@@ -8,12 +8,13 @@ from hindsight.subsystems.readahead.simulation import ANY_DEVICE, PARAMETERS, fi
 
 MS = 1_000_000
 TRUTH = {
-    "service_ns": 250_000, "page_ns": 3_000, "tick_ns": 4 * MS, "read_ns": 4_000, "copy_ns": 900, "fetch_ns": 700,
+    "service_ns": 250_000, "page_ns": 3_000, "tick_ns": 4 * MS,
+    "read_ns": 4_000, "copy_ns": 900, "fetch_ns": 700,
 }  # fmt: skip
 
 
 def planted(make, seed, reads=600, **limits):
-    """A capture whose recorded durations are those of a device with the parameters TRUTH, give or take 5 %."""
+    """A capture whose recorded durations are those of a device with parameters TRUTH, give or take 5 %."""
     rng = np.random.default_rng(seed)
     demand = make([20_000, 20_000], **limits)
     for i in range(reads):
