@@ -125,9 +125,7 @@ def _groups(world: World, task: NDArray[np.int64]) -> list[int]:
 
 
 def _owners(world: World, task: NDArray[np.int64], order: NDArray[np.int64], files: int) -> NDArray[np.int64]:
-def _owners(
-    world: World, task: NDArray[np.int64], order: NDArray[np.int64], files: int
-) -> NDArray[np.int64]:
+    """The task whose read is the first operation on a file whatever the policy; -1: not known. Shape (F,)."""
     owner = np.full(files, -1, np.int64)
     file = world.streams[world.ops[:, STREAM], FILE]
     by_file = order[np.argsort(file[order], kind="stable")]
