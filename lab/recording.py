@@ -55,7 +55,7 @@ class Run:
     processor_pressure: int
     """Time during which some task of the machine waited for a processor, 1/1000 of the run."""
     attempts: int = 1
-    """Recordings that were made of it; the last one counts."""
+    """Recordings that were made of it; the least disturbed one was kept."""
 
 
 def record_workload(

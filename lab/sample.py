@@ -127,7 +127,7 @@ def _run(
     dataset: Path,
     patience: Patience,
 ) -> Run:
-    """Record a run and convert it into ``dataset``; again, a few times, if it was disturbed.
+    """Record a run and convert it into ``dataset``; again, a few times, if it was disturbed; keep the best.
 
     Disturbed: pages were taken from files that it went on to read; or, on a device so fast that it matters
     and while there is patience left, other work kept it waiting.
@@ -135,10 +135,11 @@ def _run(
     from hindsight.capture.convert import convert
 
     fast = device.profile.read_iops >= FAST_IOPS
-    for attempt in range(1, ATTEMPTS + 1):
+    takes: list[tuple[float, int, Run]] = []
+    while len(takes) < ATTEMPTS:
         if fast:
             patience.wait()
-        run = replace(record_workload(workload, device, number, seed, options.seconds, raw), attempts=attempt)
+        run = record_workload(workload, device, number, seed, options.seconds, raw)
         # Names of programs are public here: they are what the workloads are.
         convert([run.segment], dataset, comm=True)
         share = disturbed_share(dataset, run.segment.name)
@@ -150,12 +151,17 @@ def _run(
         )
         if run.lost:
             raise HindsightError(f"{run.lost} events of {run.workload} were lost", "Use a less busy machine.")
-        busy = fast and patience.left > 0 and run.processor_pressure > 2 * QUIET_PERMILLE
-        if attempt == ATTEMPTS or not (share > DISTURBED_SHARE or busy):
+        pressure = run.processor_pressure if fast else 0
+        takes.append((share, pressure, run))
+        busy = patience.left > 0 and pressure > 2 * QUIET_PERMILLE
+        if share <= DISTURBED_SHARE and not busy:
             break
-        discard(dataset, run.segment.name)
-        shutil.rmtree(run.segment)
-    return run
+    best = min(takes, key=lambda take: take[:2])[2]
+    for _, _, run in takes:
+        if run is not best:
+            discard(dataset, run.segment.name)
+            shutil.rmtree(run.segment)
+    return replace(best, attempts=len(takes))
 
 
 def _checked(device: LabDevice) -> ThrottleCheck:
