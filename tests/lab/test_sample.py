@@ -12,9 +12,13 @@ import pytest
 
 from hindsight.errors import ConfigurationError, UsageError
 from hindsight.lab import device as lab_device
+from hindsight.lab import sample
 from hindsight.lab.provenance import PROVENANCE
+from hindsight.lab.quiet import Patience
 from hindsight.lab.reclaim import discard, disturbed_share
+from hindsight.lab.recording import Run
 from hindsight.lab.sample import SampleOptions, record_sample
+from hindsight.lab.workloads import WORKLOADS, Workload
 from hindsight.lab.workloads import fio as fio_workloads
 
 
@@ -173,3 +177,44 @@ def test_the_list_of_workloads_names_each() -> None:
     result = _cli("workloads")
     assert result.returncode == 0
     assert "fio-runs" in result.stdout and len(result.stdout.splitlines()) >= 12
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept", "attempts"),
+    [
+        ([0.0], 0, 1),
+        ([0.5, 0.1], 1, 2),
+        ([0.9, 0.4, 0.6, 0.8], 1, 4),
+        ([0.5, 0.5, 0.5, 0.5], 0, 4),
+    ],
+)
+def test_the_least_disturbed_recording_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: list[float], kept: int, attempts: int
+) -> None:
+    made: list[Run] = []
+
+    def record(workload: Workload, *_: object) -> Run:
+        segment = tmp_path / "raw" / f"take{len(made)}-0000"
+        segment.mkdir(parents=True)
+        _write_take(tmp_path / "dataset", segment.name)
+        made.append(Run(workload.name, "fio", "P1", 1, 1, (), segment, 10, 0, 1, 1, 0))
+        return made[-1]
+
+    remaining = iter(shares)
+    monkeypatch.setattr(sample, "record_workload", record)
+    monkeypatch.setattr(sample, "disturbed_share", lambda *_: next(remaining))
+    monkeypatch.setattr("hindsight.capture.convert.convert", lambda *_, **__: None)
+    device = lab_device.LabDevice("x", lab_device.PROFILES["P1"], "", 0, "")
+    run = sample._run(
+        WORKLOADS["fio-runs"], device, 1, 1, SampleOptions(tmp_path), tmp_path / "raw", tmp_path / "dataset",
+        Patience(0),
+    )  # fmt: skip
+    assert run.segment == made[kept].segment and run.attempts == attempts == len(made)
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == [run.segment.name]
+    assert [path.stem for path in tmp_path.rglob("*.parquet")] == [run.segment.name]
+
+
+def _write_take(dataset: Path, segment: str) -> None:
+    path = dataset / "host=h/date=2026-01-01/files" / f"{segment}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"i_ino": [1]}), path)
