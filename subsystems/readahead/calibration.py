@@ -40,18 +40,20 @@ START: Parameters = {
 FITTED = ("service_ns", "page_ns", "fetch_ns", "read_ns", "copy_ns")
 STEPS = (4, 2)
 """A parameter moves by these factors first, and by 5/4 and 9/8 at the end."""
-LEAST_READS = 16
-"""A capture with fewer reads on a device tells nothing about it (unless there is no other)."""
+LEAST_READS = 64
+"""A capture with fewer reads on a device tells little about it: it is left out, unless there is no other."""
 
 _PPM = 1_000_000
-_WORST = 20 * _PPM
+_FAR, _PULL = _PPM, 16
+"""What is further off than by a factor of two was probably disturbed, and pulls by a sixteenth only."""
 _NO_DECISIONS = {"epoch_ns": 2**62, "epoch_reads": 2**62, "advice_delay_ns": 0, "block_ns": 1_000_000_000}
 
 
 def _ratio(modelled: int, recorded: int) -> int:
-    """How far apart two times are: larger / smaller - 1, in millionths."""
+    """How far apart two times are: larger / smaller - 1, in millionths; less where it is a lot."""
     low, high = sorted((max(int(modelled), 1), max(int(recorded), 1)))
-    return min((high - low) * _PPM // low, _WORST)
+    ratio = min((high - low) * _PPM // low, 1000 * _PPM)
+    return ratio if ratio <= _FAR else _FAR + (ratio - _FAR) // _PULL
 
 
 def only_device(demand: Demand, row: int) -> dict[str, Columns]:
