@@ -15,7 +15,7 @@ from hindsight.pipeline.ingested import Ingested, load
 from hindsight.pipeline.labels import Labeller, States
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
-from hindsight.pipeline.policies import ConstantPolicy, RandomPolicy, RulePolicy
+from hindsight.pipeline.policies import RandomPolicy, RulePolicy
 from hindsight.pipeline.split import split, tomorrow
 from hindsight.pipeline.store import concatenate, read_columns, write_columns, write_json
 from hindsight.subsystems.contract import Columns, Subsystem
@@ -65,12 +65,11 @@ def featurize(params: Params, subsystem: Subsystem) -> dict[str, Any]:
 
 
 def explorers(subsystem: Subsystem, params: Params, capture: str) -> dict[str, Policy]:
-    """Policies that lead a training capture to states that stock never sees: each action for ever, the rule,
-    and ``labels.explore`` random walks."""
+    """Policies that lead a training capture to states that stock never sees: the rule, and ``labels.explore``
+    random walks."""
     seed, walks = params["train"]["seed"], params["labels"]["explore"]
-    constants = {f"always:{a.name}": ConstantPolicy(i) for i, a in enumerate(subsystem.actions)}
     random = {f"random:{i}": RandomPolicy(subsystem, seed + i, capture) for i in range(walks)}
-    return {**constants, "rule": RulePolicy(subsystem), **random}
+    return {"rule": RulePolicy(subsystem), **random}
 
 
 def columns(subsystem: Subsystem, capture: str, policy: str, states: States) -> Columns:

@@ -40,17 +40,6 @@ class ModelPolicy:
         return best if scores[best] < self.threshold else KEEP
 
 
-class ConstantPolicy:
-    """The same action at every epoch."""
-
-    def __init__(self, action: int) -> None:
-        self.action = action
-
-    def __call__(self, simulation: Simulation, features: NDArray[np.float32]) -> int:
-        """Whatever the state."""
-        return self.action
-
-
 class RulePolicy:
     """The trivial rule of the subsystem."""
 
