@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hindsight.capture import schema
+import hindsight.capture.schema as schema
 from hindsight.errors import ConfigurationError
 from hindsight.pipeline.store import to_columns
 
