@@ -58,8 +58,10 @@ def exact_share(entry: Any) -> float | None:
         return None
     if "recorded" in entry and "matched" in entry:
         recorded = int(entry["recorded"])
-        # A capture in which the kernel decided nothing contradicts nothing.
-        return int(entry["matched"]) / recorded if recorded else 1.0
+        if recorded:
+            return int(entry["matched"]) / recorded
+        # Neither decided anything: they agree. Decisions of the replay alone have nothing to be held against.
+        return None if int(entry.get("extra", 0)) else 1.0
     given = entry.get("exact_share")
     return None if given is None else float(given)
 

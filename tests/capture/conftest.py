@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hindsight.capture import tracefs
 
+from hindsight.capture import tracefs
 from hindsight.errors import NotPermittedError
 
 HERE = Path(__file__).parent

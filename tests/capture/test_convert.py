@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from hindsight.capture.convert import convert
 from hindsight.capture.info import describe
 from hindsight.capture.schema import TABLES, arrow_schema
 from hindsight.capture.segment import FACTS, MANIFEST
-
 from hindsight.command import main
 from hindsight.errors import ConfigurationError, ExitCode, VerificationError
 

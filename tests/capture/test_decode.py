@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hindsight.capture.columns import EventTable, Text, intern
 from hindsight.capture.convert import convert
 from hindsight.capture.decode import decode_cpu, load_words
 from hindsight.capture.formats import EventFormat, PageLayout, parse_event, parse_header_page
 from hindsight.capture.schema import TABLES
 from hindsight.capture.segment import Segment, open_segment
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hindsight.errors import VerificationError
 
 LAYOUT = PageLayout(8, 8, 16, 4080)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from hindsight.capture.convert import convert
 from hindsight.capture.record import Recording, RecordOptions, record
 from hindsight.capture.schema import TABLES

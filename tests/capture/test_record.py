@@ -18,12 +18,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from hindsight.capture import devices, host, profiles
 from hindsight.capture.convert import convert
 from hindsight.capture.files import file_facts
 from hindsight.capture.record import Recording, RecordOptions, record
 from hindsight.capture.segment import open_segment
-
 from hindsight.command import main
 from hindsight.errors import NotPermittedError
 

@@ -7,7 +7,7 @@ import pytest
 
 from hindsight.errors import ConfigurationError, VerificationError
 from hindsight.pipeline import evidence
-from hindsight.pipeline.evidence import synthetic
+from hindsight.pipeline.evidence import sections, synthetic
 from hindsight.pipeline.evidence.evaluation import device_names
 from hindsight.pipeline.evidence.figures import Count, Figure, Quoted, Series, quantise, seal
 from hindsight.pipeline.evidence.synthetic import DEFAULT_GAINS, Workload
@@ -237,3 +237,32 @@ def test_impossible_parameters_are_refused(params: dict[str, Any]) -> None:
     blocks = table()
     with pytest.raises(ConfigurationError, match=r"params\.yaml"):
         evidence.assess(blocks, synthetic.context(blocks), params)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [
+        ({"recorded": 200, "matched": 199, "extra": 1}, 0.995),
+        ({"recorded": 0, "matched": 0, "extra": 0}, 1.0),
+        # Without the tables of the kernel's decisions nothing was verified.
+        ({"recorded": 0, "matched": 0, "extra": 50}, None),
+    ],
+)
+def test_a_replay_that_was_held_against_nothing_is_not_faithful(
+    counts: dict[str, int], share: float | None
+) -> None:
+    assert sections.exact_share(counts) == share
+
+
+def test_no_verdict_without_recorded_decisions() -> None:
+    unverified = {
+        "recorded": 0,
+        "matched": 0,
+        "extra": 50,
+        "missing": 0,
+        "unattributed": 0,
+        "exact_share": None,
+    }
+    captures = {str(c): unverified for c in table()["capture"].unique()}
+    report = assess(table(), fidelity={"total": unverified, "captures": captures})
+    assert report["verdict"]["mode"] == "emergency"
