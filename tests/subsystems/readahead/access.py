@@ -9,7 +9,8 @@ rng = random.Random(f"{kind}/{seed}")
 big = os.path.join(directory, "big")
 odd = os.path.join(directory, "odd")
 size = os.path.getsize(big)
-SIZES = (1, 100, 1000, 4000, 4096, 4097, 5000, 8192, 10000, 16384, 40000, 65536, 131072, 200000, 300000, 1 << 20)
+SIZES = (1, 100, 1000, 4000, 4096, 4097, 5000, 8192, 10000, 16384)
+SIZES += (40000, 65536, 131072, 200000, 300000, 1 << 20)
 
 
 def length():
@@ -17,7 +18,9 @@ def length():
 
 
 def pread(fd, limit=size):
-    os.pread(fd, length(), rng.randrange(limit + 5000) // rng.choice((1, 512, 4096)) * rng.choice((1, 512, 4096)) % limit)
+    units = (1, 512, 4096)
+    offset = rng.randrange(limit + 5000) // rng.choice(units) * rng.choice(units) % limit
+    os.pread(fd, length(), offset)
 
 
 def sequential(fd, count, step=None):
