@@ -2,9 +2,10 @@
 """Replay the demand of a dataset, and compare its speed with a cache simulator on the same pages.
 
 hindsight: the kernel's whole readahead logic (windows, marks, folios, page-cache walks), factual replay, in
-events (reads and advice) and demanded pages per CPU-second. The alternative of the field, libCacheSim (its Python
-package, `pip install libcachesim`), knows no readahead: it is given the same demanded pages as single requests,
-and only looks them up in an LRU cache that holds them all. CPU time is user + system; best of a few repetitions.
+events (reads and advice) and demanded pages per CPU-second. The alternative of the field, libCacheSim (its
+Python package, `pip install libcachesim`), knows no readahead: it is given the same demanded pages as single
+requests, and only looks them up in an LRU cache that holds them all. CPU time is user + system; best of a few
+repetitions.
 
     .venv/bin/python benchmarks/replay.py
     .venv/bin/python benchmarks/replay.py captures --json
@@ -73,7 +74,9 @@ def libcachesim_seconds(pages: np.ndarray, repetitions: int) -> float | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dataset", nargs="?", type=Path, default=ROOT / "data/sample")
     parser.add_argument("--subsystem", default=contract.names()[0])
     parser.add_argument("--repetitions", type=int, default=5)
@@ -114,11 +117,12 @@ def main() -> int:
     if args.json:
         print(json.dumps(result))
         return 0
-    print(f"{result['captures']} captures, {events:,} events, {len(pages):,} demanded pages, {decisions:,} decisions")
+    print(f"{len(demands)} captures, {events:,} events, {len(pages):,} pages, {decisions:,} decisions")
     print(f"replay             {result['events_per_cpu_s']:>14,} events per CPU-second")
     print(f"                   {result['pages_per_cpu_s']:>14,} demanded pages per CPU-second")
     if theirs:
-        print(f"libCacheSim, LRU   {result['libcachesim_pages_per_cpu_s']:>14,} pages per CPU-second (no readahead)")
+        theirs_pages = result["libcachesim_pages_per_cpu_s"]
+        print(f"libCacheSim, LRU   {theirs_pages:>14,} pages per CPU-second (no readahead)")
         print(f"ratio              {result['ratio_pages']:>14} ×")
     else:
         print("libCacheSim is not installed (pip install libcachesim): no ratio")

@@ -94,9 +94,9 @@ def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
         row for row in facts["files"] if (row["s_dev_major"], row["s_dev_minor"], row["i_ino"]) in seen
     ]
     facts["losses"] = sorted(losses, key=lambda r: (r["from_ns"], r["cpu"], r["cause"], r["to_ns"]))
-    for name, rows in facts.items():
-        if rows:
-            tables[name] = _fact_table(name, rows, key)
+    for name, entries in facts.items():
+        if entries:
+            tables[name] = _fact_table(name, entries, key)
     names = [*sorted(tables.keys() - {_COMMIT_TABLE}), _COMMIT_TABLE]
     write_all({directory / name / f"{segment.name}.parquet": tables[name] for name in names})
     for name in TABLES.keys() - tables.keys():

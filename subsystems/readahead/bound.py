@@ -174,7 +174,8 @@ def least_stall(world: World, size: NDArray[np.int64], params: NDArray[np.int64]
     base = np.zeros(len(size) + 1, np.uint64)
     base[1:] = np.cumsum(pages).astype(np.uint64)
     tasks = len(world.first) - 1
-    task = np.repeat(np.arange(tasks), np.diff(world.first.astype(np.int64)))
+    counts: NDArray[np.int64] = np.diff(world.first.astype(np.int64))  # type: ignore[assignment]
+    task = np.repeat(np.arange(tasks), counts)
     order = np.lexsort((task, world.ops[:, TS]))
     earliest = int(world.ops[:, TS].min())
     path = _paths(world, order.astype(np.uint64), task.astype(np.uint64), earliest)

@@ -200,9 +200,9 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
         ret = calls.ret[call]
         if kind == ENTER:
             if calls.fd[call] < 0 or code in (OPEN, CLOSE_RANGE):
-                slot = np.int64(-1)
+                slot = np.int64(-1)  # type: ignore[assignment]
             else:
-                slot = np.int64(np.searchsorted(slots, calls.fd[call]))
+                slot = np.int64(np.searchsorted(slots, calls.fd[call]))  # type: ignore[assignment]
             if slot >= 0 and code != CLOSE:
                 if tables[0, table, slot] < 0:
                     _create(files, count, ts, -1, -1, -2, name_of[process], process)

@@ -108,8 +108,8 @@ def build(tables: Tables, calls: Calls, pids: NDArray[np.int64]) -> tuple[Timeli
         latest_first = np.lexsort((name, when))[::-1]
         first[who[latest_first]] = name[latest_first]
     kind = np.concatenate([np.full(len(r[1]), r[0], np.int64) for r in rows])
-    ts = np.concatenate([integers(r[1]) for r in rows])
-    a, b, c = (np.concatenate([integers(r[i]) for r in rows]) for i in (2, 3, 4))
+    ts = np.concatenate([integers(r[1]) for r in rows])  # type: ignore[arg-type]
+    a, b, c = (np.concatenate([integers(r[i]) for r in rows]) for i in (2, 3, 4))  # type: ignore[arg-type]
     rank = np.array([_RANK[k] for k in range(len(_RANK))], np.int64)[kind]
     order = np.lexsort((a, rank, ts))
     return Timeline(ts[order], kind[order], a[order], b[order], c[order]), leader, Names(text, first)

@@ -45,7 +45,7 @@ def devices(history: History) -> Columns:
     }
     columns: dict[str, list[Any]] = {k: [] for k in ("name", "fstype", "ra", "io", "iops", "bps", "known")}
     for major, minor in numbers.tolist():
-        at = np.flatnonzero((fact["dev_major"] == major) & (fact["dev_minor"] == minor)) if table else []
+        at: Any = np.flatnonzero((fact["dev_major"] == major) & (fact["dev_minor"] == minor)) if table else []
         row = int(at[0]) if len(at) else -1
         iops = int(fact["throttle_read_iops"][row]) if row >= 0 else 0
         bps = int(fact["throttle_read_bps"][row]) if row >= 0 else 0

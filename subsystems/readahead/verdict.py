@@ -151,12 +151,12 @@ def _cached_before(history: History) -> Flags:
         parts.append(
             (np.full(int(use.sum()), kind), rows.ts[use], place[use], rows.index[use], rows.order[use])
         )
-    kind, ts, file, index, order = (np.concatenate([p[i] for p in parts]) for i in range(5))
+    kinds, ts, file, index, order = (np.concatenate([p[i] for p in parts]) for i in range(5))
     base = np.zeros(len(history.used_files) + 1, np.int64)
     np.maximum.at(base, file + 1, index + (np.int64(1) << order))
-    by_time = np.lexsort((kind, ts))
+    by_time = np.lexsort((kinds, ts))
     return _met_before_added(  # type: ignore[no-any-return]
-        kind[by_time], file[by_time], index[by_time], order[by_time], np.cumsum(base)
+        kinds[by_time], file[by_time], index[by_time], order[by_time], np.cumsum(base)
     )
 
 
@@ -195,17 +195,17 @@ def _reclaimed(history: History, files: Columns, devices: Columns) -> Flags:
         columns = (np.full(len(place), kind), rows.ts, place, rows.index, np.maximum(last, rows.index))
         use = (place >= 0) & which
         parts.append(tuple(column[use] for column in columns))
-    kind, ts, file, first, last = (np.concatenate([p[i] for p in parts]) for i in range(5))
+    kinds, ts, file, first, last = (np.concatenate([p[i] for p in parts]) for i in range(5))
     device = files["device_id"].astype(np.int64)
     # POSIX_FADV_SEQUENTIAL doubles the limit; large requests may be as large as the device takes.
     reach = np.maximum(2 * devices["ra_pages"].astype(np.int64), devices["io_pages"].astype(np.int64))[device]
-    touched = kind != _MET
+    touched = kinds != _MET
     extent = np.zeros(len(history.used_files) + 1, np.int64)
     np.maximum.at(extent, file[touched] + 1, last[touched] + 1)
     np.maximum.at(extent, file + 1, first + 1)
-    order = np.lexsort((kind, ts))[::-1]
+    order = np.lexsort((kinds, ts))[::-1]
     return _missed_later(  # type: ignore[no-any-return]
-        kind[order], file[order], first[order], last[order], np.maximum(reach, 1), np.cumsum(extent)
+        kinds[order], file[order], first[order], last[order], np.maximum(reach, 1), np.cumsum(extent)
     )
 
 

@@ -220,7 +220,7 @@ def copy(source: State) -> State:
         source.cache._replace(
             start=source.cache.start.copy(), order=source.cache.order.copy(), mark=source.cache.mark.copy()
         ),
-        OpenFiles(*(column.copy() for column in source.files)),
+        OpenFiles(*(column.copy() for column in source.files)),  # type: ignore[arg-type]
         device.Devices(source.devices.params, source.devices.state.copy(), source.devices.ring.copy()),
         source.ready.copy(),
         source.ended.copy(),
