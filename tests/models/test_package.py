@@ -245,6 +245,7 @@ def test_malformed_fields_are_not_written(tmp_path: Path, fields: Fields, files:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_malformed_models_never_take_this_process_down(model_bytes: bytes) -> None:
     shuffled = np.random.default_rng(11)
     refused = 0

@@ -31,7 +31,8 @@ class Tree:
         self.folios = {}
         height = 0
         for start, order in folios:
-            while (start + (1 << order) - 1) >> (6 * (height + 1)):
+            # A folio that fills a node needs a slot one level up, also when it is alone (xas_max).
+            while (start + (1 << order) - 1) >> (6 * (height + 1)) or height < order // 6:
                 height += 1
         self.root_shift = 6 * height
         self.root = {}
