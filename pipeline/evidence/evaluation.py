@@ -220,7 +220,9 @@ def _arms(drawn: Bootstrap, metrics: Sequence[MetricInfo], limits: Thresholds) -
         row: dict[str, Any] = {
             "arm": arm,
             "kind": _kind(arm),
-            "totals": {m.name: Figure(panel.total(arm, i), m.unit, m.label) for i, m in enumerate(metrics)},
+            "totals": {
+                m.name: Figure(panel.total(arm, i), m.unit, _label(m, arm)) for i, m in enumerate(metrics)
+            },
             "finding": None,
         }
         if arm != STOCK:
@@ -229,6 +231,16 @@ def _arms(drawn: Bootstrap, metrics: Sequence[MetricInfo], limits: Thresholds) -
             row["worse"] = percent(_share_worse(panel, arm), metrics[0].label)
         out.append(row)
     return out
+
+
+def _label(metric: MetricInfo, arm: str) -> Label:
+    """The label of a metric under an arm.
+
+    A policy that decides on the way does so when the model of time says that its moment has come: what is
+    exact under a setting that is always in force is modelled there.
+    """
+    always_in_force = _kind(arm) in (STOCK, "static")
+    return Label.MODELLED if metric.label is Label.EXACT and not always_in_force else metric.label
 
 
 def _share_worse(panel: Panel, arm: str) -> float:
@@ -246,8 +258,8 @@ def _metrics(drawn: Bootstrap, metrics: Sequence[MetricInfo], limits: Thresholds
                 "name": metric.name,
                 "lower_is_better": metric.lower_is_better,
                 "stock": Figure(effect.baseline, metric.unit, metric.label),
-                "model": Figure(effect.arm, metric.unit, metric.label),
-                "change": percent(-effect.gain, metric.label, span),
+                "model": Figure(effect.arm, metric.unit, _label(metric, MODEL)),
+                "change": percent(-effect.gain, _label(metric, MODEL), span),
             }
         )
     return out

@@ -266,3 +266,13 @@ def test_no_verdict_without_recorded_decisions() -> None:
     captures = {str(c): unverified for c in table()["capture"].unique()}
     report = assess(table(), fidelity={"total": unverified, "captures": captures})
     assert report["verdict"]["mode"] == "emergency"
+
+
+def test_counts_are_exact_only_under_a_setting_that_is_always_in_force(good: dict[str, Any]) -> None:
+    seen = set()
+    for section in good["evaluations"]:
+        for arm in section["arms"]:
+            labels = {total["label"] for total in arm["totals"].values()}
+            seen |= labels
+            assert ("exact" in labels) <= (arm["kind"] in ("stock", "static")), arm["arm"]
+    assert "exact" in seen
