@@ -21,6 +21,7 @@ from hindsight import __version__
 from hindsight.capture import devices, files, host, tracefs
 from hindsight.capture.child import StoppedCommand, choose_identity
 from hindsight.capture.formats import parse_event
+from hindsight.capture.options import RecordOptions
 from hindsight.capture.profiles import INSTANCES, TASKS, profile
 from hindsight.capture.schema import SCHEMA_VERSION
 from hindsight.capture.segment import FORMATS, SegmentWriter
@@ -35,26 +36,6 @@ _DEVICES_SHARE = 4
 """Events of any context are few: their buffers are so many times smaller."""
 _INODE_EVENTS = ("readahead/page_cache_sync_ra", "readahead/page_cache_async_ra")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-
-
-@dataclass(frozen=True)
-class RecordOptions:
-    """What to record.
-
-    ``command`` empty = the whole host, until ``duration`` seconds passed or a signal came. ``devices`` limits
-    page-cache and block events to these (major, minor). ``buffer_kb`` is the ring buffer per CPU of the
-    threads' events; ``paths`` stores the names of the files on which readahead was seen.
-    """
-
-    out: Path
-    command: tuple[str, ...] = ()
-    profile: str = "readahead"
-    duration: float | None = None
-    user: str | None = None
-    label: str = ""
-    devices: tuple[devices.Device, ...] = ()
-    buffer_kb: int = 16384
-    paths: bool = False
 
 
 @dataclass(frozen=True)

@@ -245,8 +245,21 @@ _FACTS = (
         Column("to_ns", "i64", "its end", "ns"),
         Column("count_lower", "u64", "at least so many events"),
         Column("count_upper", "u64", "at most so many events, null = unknown", nullable=True),
-        Column("cause", "str", "ring overrun, ring full, budget shed, paused, decode error"),
+        Column("cause", "str", "ring overrun, ring full, budget shed, paused, truncated, recorder died, decode error; some are followed by `: ` and what they were due to"),
     ), "every interval in which events were or may have been lost"),
+    Table("recorder", (
+        Column("segment", "u32", "number of the segment within the capture"),
+        Column("from_ns", "i64", "the segment was opened, CLOCK_MONOTONIC", "ns"),
+        Column("to_ns", "i64", "the segment was closed, CLOCK_MONOTONIC", "ns"),
+        Column("cpu_ns", "u64", "processor time of the recorder meanwhile", "ns"),
+        Column("raw_bytes", "u64", "raw trace in the segment", "bytes"),
+        Column("peak_rss_bytes", "u64", "largest resident memory of the recorder so far", "bytes"),
+        Column("out_dev_major", "u32", "device of the output directory, major number"),
+        Column("out_dev_minor", "u32", "device of the output directory, minor number"),
+        Column("own_events", "u64", "recorded events of the recorder's own threads"),
+        Column("writeback_events", "u64", "recorded block events that write to the disk of the output directory: "
+               "at most so many are due to the recording itself"),
+    ), "what recording itself cost, and what of it is in the trace; one row per segment"),
     Table("devices", (
         Column("dev_major", "u32", "block device, major number"),
         Column("dev_minor", "u32", "block device, minor number"),

@@ -1,0 +1,1 @@
+"""The verbs of ``hindsight capture``, a module each: ``configure(verbs)`` adds its parser."""

@@ -1,0 +1,58 @@
+"""``hindsight capture convert``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hindsight.errors import ConfigurationError, ExitCode
+
+
+def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    convert = verbs.add_parser(
+        "convert",
+        help="turn recordings into Parquet tables",
+        description="Turn recordings into Parquet tables: OUT/host=…/date=…/TABLE/SEGMENT.parquet.\n"
+        "A recording that OUT already holds is left alone.",
+        epilog="example:\n  hindsight capture convert raw -o captures\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument(
+        "segments", nargs="+", metavar="DIR", type=Path, help="a recording, or a directory of them"
+    )
+    convert.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the dataset to add to")
+    convert.add_argument("--comm", action="store_true", help="keep names of programs (default: keyed hashes)")
+    convert.add_argument("--force", action="store_true", help="convert again what OUT already holds")
+    convert.add_argument("--json", action="store_true", help="print what was done as JSON")
+    convert.set_defaults(run=_convert)
+
+
+def need_convert_extra() -> None:
+    """Raise ConfigurationError unless the packages that conversion needs are installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("numpy", "numba", "pyarrow") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"this needs {', '.join(missing)}, which a host that only records does not",
+            "pip install 'kernel-hindsight[convert]'",
+        )
+
+
+def _convert(args: argparse.Namespace) -> int:
+    import json
+
+    need_convert_extra()
+    from hindsight.capture.convert import convert
+
+    results = convert(args.segments, args.out, comm=args.comm, force=args.force)
+    if args.json:
+        print(json.dumps([result.as_dict() for result in results], indent=1))
+    for result in results:
+        what = (
+            f"{result.events} events in {len(result.tables)} tables" if result.converted else "already there"
+        )
+        print(f"hindsight: {result.segment}: {what}", file=sys.stderr)
+    return ExitCode.OK
