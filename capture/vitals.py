@@ -14,8 +14,8 @@ class Vitals:
     system time of the recorder, all its threads. ``rss_bytes``: its resident memory; ``ring_bytes``: the
     kernel's ring buffers that it holds. ``disk_bytes``: what the recordings in the output directory take;
     ``free_bytes``: what its file system has left. ``recorded`` and ``lost`` events are the kernel's own
-    counts; ``lag_bytes`` waits in the ring buffers. ``recent`` returns up to so many of the latest sub-buffers
-    of an instance, newest last, as they were drained.
+    counts; ``lag_bytes`` waits in the ring buffers. ``recent`` returns up to so many of the latest
+    sub-buffers of an instance, newest last, as they were drained.
     """
 
     now_ns: int
