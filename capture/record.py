@@ -25,7 +25,7 @@ from hindsight.capture.options import RecordOptions
 from hindsight.capture.profiles import INSTANCES, TASKS, profile
 from hindsight.capture.schema import SCHEMA_VERSION
 from hindsight.capture.segment import FORMATS, SegmentWriter
-from hindsight.capture.tracer import Tracer
+from hindsight.capture.tracer import FtraceTracer
 from hindsight.errors import HindsightError, NotPermittedError
 
 _DRAIN_S = 0.04
@@ -111,7 +111,7 @@ class _Recorder:
         self.options = options
         self.say = say
         self.signals = signals
-        self.tracers: list[Tracer] = []
+        self.tracers: list[FtraceTracer] = []
         self.command: StoppedCommand | None = None
         self.throttle: devices.Throttle = {}
         self.inode_events: dict[str, list[tuple[int, int, int]]] = {}
@@ -133,7 +133,8 @@ class _Recorder:
                 buffer_kb = (
                     options.buffer_kb if name == TASKS else max(options.buffer_kb // _DEVICES_SHARE, 64)
                 )
-                self.tracers.append(Tracer(root, name, buffer_kb, wanted.events[name], options.devices))
+                tracer = FtraceTracer(root, name, buffer_kb, wanted.events[name], options.devices)
+                self.tracers.append(tracer)
             self._prepare(root, writer)
             with _priority():
                 self._record()

@@ -14,7 +14,7 @@ import pytest
 from hindsight.capture.convert import convert
 from hindsight.capture.record import Recording, RecordOptions, record
 from hindsight.capture.schema import TABLES
-from hindsight.capture.tracer import Tracer
+from hindsight.capture.tracer import FtraceTracer
 
 HEAD = re.compile(r"^\s*.+-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]\s+\S+\s+(?P<s>\d+)\.(?P<us>\d{6}): (?P<rest>.*)$")
 FIELD = re.compile(r"(\w+)=(.*?)(?=\s\w+=|$)")
@@ -92,7 +92,7 @@ class Text:
         self.printed: dict[str, list[tuple[int, int, int, str]]] = defaultdict(list)
         self.fields: dict[str, list[tuple[int, int, int, str]]] = defaultdict(list)
 
-    def take(self, tracer: Tracer) -> None:
+    def take(self, tracer: FtraceTracer) -> None:
         """Read the trace without consuming it, once by `print fmt` and once with all fields."""
         for option, into in (("0", self.printed), ("1", self.fields)):
             tracer.instance.write("options/fields", option)
@@ -132,14 +132,14 @@ def taken(
     directory = tmp_path_factory.mktemp("exact")
     text = Text()
     with pytest.MonkeyPatch.context() as patch:
-        finish = Tracer.finish
+        finish = FtraceTracer.finish
 
-        def read_first(tracer: Tracer) -> None:
+        def read_first(tracer: FtraceTracer) -> None:
             text.take(tracer)
             finish(tracer)
 
-        patch.setattr(Tracer, "drain", lambda self: 0)
-        patch.setattr(Tracer, "finish", read_first)
+        patch.setattr(FtraceTracer, "drain", lambda self: 0)
+        patch.setattr(FtraceTracer, "finish", read_first)
         work = directory / "work"
         work.mkdir()
         recording = record(RecordOptions(directory / "raw", (*workload, str(work))))
