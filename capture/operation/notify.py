@@ -22,12 +22,15 @@ class Notifier:
         self._socket: socket.socket | None = None
         if self.address.startswith(("/", "@")):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.setblocking(False)
 
-    def send(self, **values: str | int) -> bool:
-        """Send assignments (``READY=1``, ``STATUS=…``) as one datagram; whether it left this process."""
+    def send(self, wait: float = 0.0, **values: str | int) -> bool:
+        """Send assignments (``READY=1``, ``STATUS=…``) as one datagram; whether it left this process.
+
+        Waits at most ``wait`` seconds for a manager whose queue is full (net.unix.max_dgram_qlen).
+        """
         if self._socket is None:
             return False
+        self._socket.settimeout(wait)
         lines = (f"{name}={str(value).replace(chr(10), ' ')}" for name, value in values.items())
         address = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
         with contextlib.suppress(OSError):

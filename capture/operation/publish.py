@@ -18,6 +18,8 @@ from hindsight.capture.vitals import Vitals
 from hindsight.errors import ConfigurationError
 
 _EVERY_NS = 10**9
+_WAIT_S = 0.1
+"""What must be heard is worth waiting for, a little: the rings are not drained meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,11 @@ class Publisher:
 
     def ready(self) -> None:
         """Tracing is on."""
-        self._notifier.send(READY=1, STATUS="recording")
+        self._notifier.send(_WAIT_S, READY=1, STATUS="recording")
 
     def stopping(self) -> None:
         """Tracing ends; what was recorded is being sealed."""
-        self._notifier.send(STOPPING=1, STATUS="sealing")
+        self._notifier.send(_WAIT_S, STOPPING=1, STATUS="sealing")
 
     def close(self) -> None:
         """The recorder has ended: no state file is left, the metrics say ``ended``."""

@@ -68,17 +68,26 @@ def heard(listener: socket.socket) -> list[dict[str, str]]:
 def test_the_service_manager_hears(manager: socket.socket, place: Path, tmp_path: Path) -> None:
     publisher = Publisher(RecordOptions(tmp_path), "20260101T000000Z-00000000", owner.own())
     publisher.ready()
+    messages = heard(manager)
     for quarter in range(40):  # 10 s in steps of a look
         publisher.publish(replace(VITALS, now_ns=10**9 + quarter * 250_000_000), RECORDING)
+        messages += heard(manager)
     publisher.stopping()
     publisher.close()
-    messages = heard(manager)
+    messages += heard(manager)
     assert messages[0]["READY"] == "1"
     assert messages[-1]["STOPPING"] == "1"
     beats = sum("WATCHDOG" in message for message in messages)
     assert beats >= 10  # at least at half the interval of 2 s
     assert sum("STATUS" in message for message in messages[1:-1]) == 10
-    assert "100 events" in messages[2].get("STATUS", "") + messages[1].get("STATUS", "")
+    assert any("recording, 100 events" in message.get("STATUS", "") for message in messages)
+
+
+def test_a_manager_that_does_not_listen_blocks_nothing(manager: socket.socket) -> None:
+    notifier = Notifier()
+    while notifier.send(STATUS="x" * 1000):  # its queue is full in the end
+        pass
+    assert notifier.send(0.01, STOPPING=1) is False
 
 
 def test_a_watchdog_of_another_process_is_not_ours() -> None:
