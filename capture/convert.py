@@ -73,7 +73,10 @@ def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
     key = None if comm else bytes(segment.facts["comm_key"], "ascii")
     layout = parse_header_page(segment.formats["header_page"])
     facts = {name: list(rows) for name, rows in segment.facts["tables"].items()}
-    losses: list[dict[str, Any]] = []
+    names = [column.name for column in TABLES["losses"].columns]
+    losses: list[dict[str, Any]] = [
+        {name: row[name] for name in names} for row in segment.facts["losses"] if row["cpu"] is None
+    ]
     tables: dict[str, pa.Table] = {}
     seen: set[tuple[int, int, int]] = set()
     events = 0
@@ -93,7 +96,7 @@ def _write_segment(segment: Segment, directory: Path, comm: bool) -> Converted:
     facts["files"] = [
         row for row in facts["files"] if (row["s_dev_major"], row["s_dev_minor"], row["i_ino"]) in seen
     ]
-    facts["losses"] = sorted(losses, key=lambda r: (r["from_ns"], r["cpu"], r["cause"], r["to_ns"]))
+    facts["losses"] = sorted(losses, key=lambda r: (r["from_ns"], r["cpu"] or 0, r["cause"], r["to_ns"]))
     for name, entries in facts.items():
         if entries:
             tables[name] = _fact_table(name, entries, key)
@@ -134,30 +137,34 @@ def _decode(
         path = segment.raw(name, cpu)
         words, truncated = load_words(path, layout) if path is not None else (np.empty(0, "<u4"), False)
         result = decode_cpu(cpu, words, layout, kinds, truncated)
-        counted = [
-            row for row in segment.facts["ring_losses"] if (row["instance"], row["cpu"]) == (name, cpu)
-        ]
+        counted = [row for row in segment.facts["losses"] if (row["instance"], row["cpu"]) == (name, cpu)]
         flagged = sum(p.count or 0 for p in result.problems if p.cause == "ring overrun")
         for row in counted:
             # What the pages flag themselves is placed more exactly than the counters can.
-            count = row["count"] - flagged if row["cause"] == "ring overrun" else row["count"]
-            if count > 0:
-                losses.append(_loss(cpu, row["from_ns"], row["to_ns"], count, count, row["cause"]))
+            known = flagged if row["cause"] == "ring overrun" else 0
+            lower, upper = row["count_lower"] - known, row["count_upper"]
+            if upper is None or upper > known:
+                upper = None if upper is None else upper - known
+                times = row["from_ns"], row["to_ns"]
+                losses.append(
+                    _loss(cpu, *times, max(lower, 0), upper, row["cause"]) | {"event": row["event"]}
+                )
         for problem in result.problems:
             losses.append(
                 _loss(cpu, problem.from_ns, problem.to_ns, problem.count or 0, problem.count, problem.cause)
             )
-        expected = after["read events"] - before.get("read events", 0)
-        lacking = expected - result.events - result.unusable
+        found = result.events + result.unusable
+        # The counters are unknown after a power loss.
+        lacking = after["read events"] - before.get("read events", 0) - found if after else 0
         if lacking < 0 and not result.problems:
             raise VerificationError(
-                f"{segment.path}: CPU {cpu}: {result.events} events decoded, {expected} counted by the kernel"
+                f"{segment.path}: CPU {cpu}: {found} events decoded, {found + lacking} counted by the kernel"
             )
         if lacking > 0 and not any(p.count is None for p in result.problems):
             losses.append(
                 _loss(cpu, capture["start_ns"], capture["end_ns"], lacking, lacking, "decode error")
             )
-        left = after.get("entries", 0)
+        left = after.get("entries", 0) if after else 0
         if left:
             losses.append(_loss(cpu, capture["end_ns"], capture["end_ns"], left, left, "ring full"))
         decoded.append(result)

@@ -100,11 +100,11 @@ def _describe_raw(path: Path) -> dict[str, Any]:
         segment = open_segment(segment_path, verify=False)
         captures += segment.facts["tables"]["captures"]
         size += sum(int(file["bytes"]) for file in segment.files.values())
-        for row in segment.facts["ring_losses"]:
+        for row in segment.facts["losses"]:
             losses["intervals"] += 1
-            losses["events"] += row["count"]
+            losses["events"] += row["count_lower"]
         for instance in segment.facts["instances"].values():
-            events += sum(stats.get("read events", 0) for stats in instance["stats_after"].values())
+            events += sum(s["read events"] for s in instance["stats_after"].values() if s is not None)
     return {
         "schema_version": SCHEMA_VERSION,
         "raw": {"segments": len(captures), "events": events, "bytes": size},

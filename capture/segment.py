@@ -1,4 +1,4 @@
-"""A sealed recording on disk: what it holds, how it is written, how it is verified.
+"""A sealed recording on disk: what it holds, how it is read and verified.
 
 A segment is a directory, immutable once it has its final name::
 
@@ -8,92 +8,40 @@ A segment is a directory, immutable once it has its final name::
         raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them
         formats.json                      the kernel's own description of each tracepoint and of the pages
 
-Directories have mode 0700 and files 0600: raw trace holds names of programs and inode numbers.
+Directories have mode 0700 and files 0600: raw trace holds names of programs and inode numbers. While it is
+recorded it has a temporary name (:mod:`hindsight.capture.unsealed`).
+
+A segment may come from anywhere: whatever its files hold, reading it takes bounded memory and ends in a
+:class:`HindsightError` at worst.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hindsight.capture.schema import TABLES
+from hindsight.capture.facts import check_facts as _check_facts
 from hindsight.errors import ConfigurationError, VerificationError
 
-SEGMENT_VERSION = 1
+SEGMENT_VERSION = 2
 MANIFEST = "manifest.json"
 FACTS = "facts.json"
 FORMATS = "formats.json"
-_TEMPORARY = ".recording-"
+UNSEALED = ".recording-"
+"""How the name of a segment begins that is not sealed yet."""
 
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class SegmentWriter:
-    """A segment under construction, in a directory with a temporary name next to its final one."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self.final = directory / name
-        self.path = directory / f"{_TEMPORARY}{name}"
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.mkdir(mode=0o700)
-        except OSError as error:
-            raise ConfigurationError(
-                f"recordings cannot be written to {directory}: {error.strerror}", "Choose another -o DIR."
-            ) from error
-
-    def raw_directory(self, instance: str) -> Path:
-        """Where the sub-buffers of an instance go."""
-        return self.path / "raw" / instance
-
-    def add(self, name: str, content: object) -> None:
-        """Write one file as JSON, durably."""
-        data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-
-    def seal(self, facts: dict[str, Any]) -> Path:
-        """Write the facts and the manifest, make all durable, give the segment its name; returns its path."""
-        self.add(FACTS, facts)
-        files = {
-            str(path.relative_to(self.path)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(self.path.rglob("*"))
-            if path.is_file()
-        }
-        manifest = {"segment_version": SEGMENT_VERSION, "files": files}
-        self.add(MANIFEST, manifest)
-        for directory in [self.path, *(p for p in self.path.rglob("*") if p.is_dir())]:
-            os.chmod(directory, 0o700)
-            _fsync(directory)
-        os.rename(self.path, self.final)
-        _fsync(self.final.parent)
-        return self.final
-
-    def discard(self) -> None:
-        """Remove what was written, if it was not sealed."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.path)
+MAX_JSON = 64 << 20
+"""The largest JSON file of a segment that is read, in bytes."""
+MAX_FILES = 1 << 17
+"""The most files that a segment may list: two for every processor that a kernel can have."""
+_RAW = re.compile(r"raw/[a-z][a-z0-9_]{0,31}/cpu(?:0|[1-9][0-9]{0,4})\.pages")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -116,17 +64,42 @@ class Segment:
         return self.path / name if name in self.files else None
 
 
-def _load_json(path: Path) -> Any:
+def open_regular(path: Path) -> int:
+    """Open a regular file for reading; returns the descriptor. Raises OSError for links, pipes, devices, …"""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(0, "it is not a regular file")
+    return descriptor
+
+
+def load_json(path: Path, limit: int = MAX_JSON) -> Any:
+    """The content of a JSON file of at most ``limit`` bytes.
+
+    Raises ConfigurationError when it is absent or may not be read, VerificationError when it is anything but
+    JSON (numbers that JSON lacks are refused) or larger.
+    """
     try:
-        return json.loads(path.read_text())
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read(limit + 1)
     except FileNotFoundError:
         raise ConfigurationError(f"{path.parent} is not a sealed recording: it has no {path.name}") from None
     except PermissionError:
         raise ConfigurationError(
             f"{path} may not be read", "Recordings belong to the user who recorded them (often root)."
         ) from None
-    except ValueError as error:
+    except OSError as error:
+        raise VerificationError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > limit:
+        raise VerificationError(f"{path} is larger than {limit >> 20} MiB", "No recorder writes such a file.")
+    try:
+        return json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise VerificationError(f"{path} is damaged: {error}", "Record again, or restore the file.") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def open_segment(path: Path, verify: bool = True) -> Segment:
@@ -134,69 +107,70 @@ def open_segment(path: Path, verify: bool = True) -> Segment:
 
     Raises ConfigurationError when it is none, and VerificationError when it is damaged or of another version.
     """
-    manifest = _load_json(path / MANIFEST)
-    version = manifest.get("segment_version") if isinstance(manifest, dict) else None
-    if version != SEGMENT_VERSION:
-        raise VerificationError(
-            f"{path} is a segment of version {version}; this program reads version {SEGMENT_VERSION}",
-            "Convert it with the release of hindsight that recorded it.",
-        )
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not {FACTS, FORMATS} <= files.keys():
-        raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS} and {FORMATS}")
+    files = read_manifest(path)
     if verify:
         for name, expected in files.items():
             _verify(path, name, expected)
-    facts = _load_json(path / FACTS)
-    formats = _load_json(path / FORMATS)
-    if not isinstance(facts, dict) or not isinstance(formats, dict):
+    facts = load_json(path / FACTS)
+    formats = load_json(path / FORMATS)
+    if not isinstance(facts, dict) or not is_formats(formats):
         raise VerificationError(f"{path / FACTS} or {path / FORMATS} is damaged")
     return Segment(path, facts, formats, files)
 
 
-def _verify(path: Path, name: str, expected: Any) -> None:
+def is_formats(formats: Any) -> bool:
+    """Whether it maps names to texts."""
+    return type(formats) is dict and all(type(text) is str for text in formats.values())
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    """The files that the manifest of a segment lists: by name, their ``bytes`` and ``sha256``.
+
+    Raises ConfigurationError when there is no manifest, VerificationError when it is damaged, of another
+    version, or names anything but the files of a segment.
+    """
+    manifest = load_json(path / MANIFEST)
+    version = manifest.get("segment_version") if isinstance(manifest, dict) else None
+    if version != SEGMENT_VERSION or type(version) is not int:
+        raise VerificationError(
+            f"{path} is a segment of version {version!s:.20}; this program reads {SEGMENT_VERSION}",
+            "Convert it with the release of hindsight that recorded it.",
+        )
+    files = manifest.get("files")
+    if type(files) is not dict or not {FACTS, FORMATS} <= files.keys() or len(files) > MAX_FILES:
+        raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS} and {FORMATS}")
+    for name, entry in files.items():
+        if name not in (FACTS, FORMATS) and _RAW.fullmatch(name) is None:
+            raise VerificationError(f"{path / MANIFEST} is damaged: it names {name[:200]!r}")
+        if not (
+            type(entry) is dict
+            and type(entry.get("bytes")) is int
+            and type(entry.get("sha256")) is str
+            and _SHA256.fullmatch(entry["sha256"]) is not None
+        ):
+            raise VerificationError(f"{path / MANIFEST} is damaged at {name!r}")
+    return files
+
+
+def _verify(path: Path, name: str, expected: dict[str, Any]) -> None:
     file = path / name
-    if not file.resolve().is_relative_to(path.resolve()):
-        raise VerificationError(f"{path / MANIFEST} is damaged: it names {name!r}")
     try:
-        size = file.stat().st_size
-        if size != expected["bytes"]:
-            raise VerificationError(f"{file} has {size} bytes, its manifest says {expected['bytes']}")
-        if _sha256(file) != expected["sha256"]:
-            raise VerificationError(f"{file} does not have the sha256 of its manifest: it was altered")
+        for parent in list(file.relative_to(path).parents)[:-1]:  # without the segment's own directory
+            if (path / parent).is_symlink():
+                raise VerificationError(f"{path / parent} is a symbolic link", "No recorder makes one.")
+        with os.fdopen(open_regular(file), "rb", buffering=0) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size != expected["bytes"]:
+                raise VerificationError(f"{file} has {size} bytes, its manifest says {expected['bytes']}")
+            if hashlib.file_digest(opened, "sha256").hexdigest() != expected["sha256"]:
+                raise VerificationError(f"{file} does not have the sha256 of its manifest: it was altered")
     except OSError as error:
         raise VerificationError(f"{file} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError):
-        raise VerificationError(f"{path / MANIFEST} is damaged at {name!r}") from None
 
 
 def check_facts(segment: Segment) -> None:
     """Raise VerificationError unless the facts have the shape that conversion relies on."""
-    facts = segment.facts
-    try:
-        (capture,) = facts["tables"]["captures"]
-        # Both become names of directories.
-        names = re.fullmatch("[0-9a-f]{12}", capture["host"]), re.fullmatch("[0-9-]{10}", facts["date"])
-        sound = None not in names
-        sound = sound and facts["tables"].keys() <= {t.name for t in TABLES.values() if not t.tracepoint}
-        numbers = [capture["start_ns"], capture["end_ns"], facts["schema_version"]]
-        texts = [facts["byteorder"], facts["comm_key"]]
-        for row in facts["ring_losses"]:
-            numbers += [row["cpu"], row["from_ns"], row["to_ns"], row["count"]]
-            texts += [row["instance"], row["cause"]]
-        for instance in facts["instances"].values():
-            numbers += [instance["subbuffer_bytes"], *map(int, instance["stats_after"])]
-            texts += instance["events"]
-            for stats in (*instance["stats_before"].values(), *instance["stats_after"].values()):
-                numbers.append(stats["read events"])
-        for row in facts["tables"]["files"]:
-            numbers += [row["s_dev_major"], row["s_dev_minor"], row["i_ino"]]
-        sound = sound and all(isinstance(row, dict) for rows in facts["tables"].values() for row in rows)
-        sound = sound and all(isinstance(n, int) for n in numbers) and all(isinstance(t, str) for t in texts)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise VerificationError(f"{segment.path}: the recording's facts are damaged ({error!r})") from error
-    if not sound:
-        raise VerificationError(f"{segment.path}: the recording's facts are damaged")
+    _check_facts(segment.path, segment.facts)
 
 
 def find_segments(paths: list[Path]) -> list[Path]:
@@ -211,7 +185,7 @@ def find_segments(paths: list[Path]) -> list[Path]:
                 found[path] = None
                 continue
             inside = sorted(
-                p for p in path.iterdir() if (p / MANIFEST).exists() and not p.name.startswith(_TEMPORARY)
+                p for p in path.iterdir() if (p / MANIFEST).exists() and not p.name.startswith(".")
             )
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}", "Name a directory of recordings.") from None
@@ -222,3 +196,58 @@ def find_segments(paths: list[Path]) -> list[Path]:
             )
         found |= dict.fromkeys(inside)
     return sorted(found, key=lambda p: p.resolve().name)
+
+
+class SegmentWriter:
+    """A segment that is written at once, without crash recovery; gone when the recorder no longer uses it."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.final = directory / name
+        self.path = directory / f"{UNSEALED}{name}"
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"recordings cannot be written to {directory}: {error.strerror}", "Choose another -o DIR."
+            ) from error
+
+    def raw_directory(self, instance: str) -> Path:
+        """Where the sub-buffers of an instance go."""
+        return self.path / "raw" / instance
+
+    def add(self, name: str, content: object) -> None:
+        """Write one file as JSON."""
+        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file, indent=1, sort_keys=True)
+
+    def seal(self, facts: dict[str, Any]) -> Path:
+        """Write facts and manifest, give the segment its name; returns its path."""
+        (capture,) = facts["tables"]["captures"]
+        losses = [
+            {"event": None, "count_lower": row["count"], "count_upper": row["count"]}
+            | {key: row[key] for key in ("instance", "cpu", "from_ns", "to_ns", "cause")}
+            for row in facts.pop("ring_losses", [])
+        ]
+        if "losses" not in facts:
+            times = {"from_ns": capture["start_ns"], "to_ns": capture["end_ns"]}
+            costs = {"cpu_ns": 0, "raw_bytes": 0, "peak_rss_bytes": 0, "out_device": [0, 0], "threads": []}
+            facts |= {"losses": losses, "segment": 0, "closed": "end", "recorder": times | costs}
+        for instance in facts["instances"].values():
+            instance.setdefault("source", "ftrace")
+        self.add(FACTS, facts)
+        files = {}
+        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files[str(path.relative_to(self.path))] = {"bytes": path.stat().st_size, "sha256": digest}
+        self.add(MANIFEST, {"segment_version": SEGMENT_VERSION, "files": files})
+        os.rename(self.path, self.final)
+        return self.final
+
+    def discard(self) -> None:
+        """Remove what was written, if it was not sealed."""
+        import shutil
+
+        shutil.rmtree(self.path, ignore_errors=True)

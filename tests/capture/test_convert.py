@@ -153,8 +153,9 @@ def test_files_that_no_event_names_are_dropped(segment: Path, tmp_path: Path) ->
 
 
 def test_ring_losses(segment: Path, tmp_path: Path) -> None:
-    row = {"instance": "tasks", "cpu": 1, "from_ns": 5, "to_ns": 9, "count": 77, "cause": "ring full"}
-    alter_facts(segment, lambda facts: facts["ring_losses"].append(row))
+    row = {"instance": "tasks", "cpu": 1, "event": None, "from_ns": 5, "to_ns": 9}
+    row |= {"count_lower": 77, "count_upper": 77, "cause": "ring full"}
+    alter_facts(segment, lambda facts: facts["losses"].append(row))
     (result,) = convert([segment], tmp_path / "out")
     assert result.lost == 77
     expected = {"cpu": 1, "event": None, "from_ns": 5, "to_ns": 9, "count_lower": 77, "count_upper": 77}

@@ -1,0 +1,316 @@
+"""A segment under recording: laid out so that a crash at any moment leaves what :mod:`recover` can seal.
+
+::
+
+    .recording-<capture>-<NNNN>/
+        opening.json    facts known at opening; durable before the first event
+        formats.json    event formats, header_page, header_event; durable before the first event
+        journal.jsonl   what became known since (:mod:`hindsight.capture.journal`)
+        reserve         space that is given up when sealing, so that a full disk can still seal
+        raw/<instance>/cpu<N>.pages
+
+Its recorder holds a lock (flock(2)) on the directory for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hindsight.capture import devices, files, host
+from hindsight.capture.facts import build_facts
+from hindsight.capture.formats import parse_event
+from hindsight.capture.journal import Journal
+from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED
+from hindsight.errors import ConfigurationError, HindsightError
+
+OPENING = "opening.json"
+JOURNAL = "journal.jsonl"
+RESERVE = "reserve"
+RAW = "raw"
+MAX_FILE_ROWS = 250_000
+"""File facts that one segment holds at most, so that facts.json stays readable."""
+_RESERVE_BYTES = 1 << 20
+_INODE_EVENTS = ("readahead/page_cache_sync_ra", "readahead/page_cache_async_ra")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file or a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: object) -> int:
+    """Write a file as JSON, durably, mode 0600, in place of any earlier one; returns its size in bytes."""
+    data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    return len(data)
+
+
+def lock_directory(path: Path, wait: bool) -> int | None:
+    """Lock a directory against other recorders and recoveries; returns the descriptor that holds the lock.
+
+    None when another process holds it and ``wait`` is False. Where the file system has no locks, a descriptor
+    without one. Raises OSError when there is no such directory.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        pass
+    return descriptor
+
+
+class OpenSegment:
+    """A segment under recording, in ``directory``; durable when the constructor returns.
+
+    ``name`` is ``<capture>-<NNNN>``; ``opening`` and ``formats`` are what docs/segments.md lists. An
+    ``opening["paths"]`` that is true stores the paths of files when the segment is sealed.
+
+    Raises ConfigurationError when the directory cannot be written, OSError (ENOSPC, …) when there is no room.
+    """
+
+    def __init__(self, directory: Path, name: str, opening: dict[str, Any], formats: dict[str, str]) -> None:
+        self.final = directory / name
+        self.path = directory / f"{UNSEALED}{name}"
+        self._opening = opening
+        self._formats = formats
+        self._anchors: list[dict[str, Any]] = []
+        self._counters: dict[tuple[str, str], dict[str, int]] = {}
+        self._known: set[Path] = set()
+        self._lock = self._create(directory)
+        try:
+            for instance in opening["instances"]:
+                self.raw_directory(instance)
+            size = write_json(self.path / OPENING, opening)
+            write_json(self.path / FORMATS, formats)
+            self._reserve(max(_RESERVE_BYTES, 2 * size))
+            self._journal = Journal(self.path / JOURNAL)
+            for path in (*self.path.rglob("*"), self.path, directory):
+                fsync_path(path)
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            raise
+
+    def _create(self, directory: Path) -> int:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while True:
+                self.path.mkdir(mode=0o700)
+                with contextlib.suppress(FileNotFoundError):
+                    lock = lock_directory(self.path, wait=True)
+                    assert lock is not None
+                    # Between the two calls a recovery may have taken the empty directory away.
+                    with contextlib.suppress(FileNotFoundError):
+                        if os.path.samestat(os.stat(self.path), os.fstat(lock)):
+                            return lock
+                    os.close(lock)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            raise ConfigurationError(
+                f"recordings cannot be written to {directory}: {error.strerror}", "Choose another -o DIR."
+            ) from error
+
+    def _reserve(self, size: int) -> None:
+        descriptor = os.open(self.path / RESERVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+
+    def raw_directory(self, instance: str) -> Path:
+        """Where the sub-buffers of an instance go; it exists."""
+        path = self.path / RAW / instance
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """Write one entry to the journal at once; it is durable after the next :meth:`sync`.
+
+        Of a look only the processors are written whose counters changed. Raises OSError (ENOSPC, …).
+        """
+        if entry["kind"] == "anchor":
+            self._anchors.append(entry)
+        elif entry["kind"] == "look":
+            entry = {**entry, "stats": self._changed(entry["stats"])}
+        self._journal.append(entry)
+
+    def _changed(self, stats: Mapping[str, Mapping[Any, dict[str, int]]]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for instance, cpus in stats.items():
+            for cpu, counters in cpus.items():
+                if self._counters.get((instance, str(cpu))) != counters:
+                    self._counters[instance, str(cpu)] = dict(counters)
+                    changed.setdefault(instance, {})[str(cpu)] = counters
+        return changed
+
+    def sync(self) -> None:
+        """Make durable what was drained and noted so far. For the sealer's thread. Raises OSError."""
+        sizes = {}
+        for path in self._raw_files():
+            sizes[str(path.relative_to(self.path))] = path.stat().st_size
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        new = {self.path / name for name in sizes} - self._known
+        for directory in sorted({path.parent for path in new}):
+            fsync_path(directory)
+        self._known |= new
+        self._journal.append({"kind": "synced", "ts": host.clock_anchor(1).ts, "bytes": sizes})
+        self._journal.sync()
+
+    def _raw_files(self) -> list[Path]:
+        return sorted((self.path / RAW).glob("*/*.pages"))
+
+    def seal(self, closing: dict[str, Any]) -> Path:
+        """Seal it: ``closing`` is what is known at the end. For the sealer's thread; returns the final path.
+
+        Raises HindsightError when it cannot be written; it can then be sealed later, by calling this again
+        or by :func:`hindsight.capture.recover.recover`, without loss.
+        """
+        path = seal(
+            self.path, self.final, self._opening, self._formats, self._anchors, closing, self._journal
+        )
+        self.abandon()
+        return path
+
+    def abandon(self) -> None:
+        """Let go of it as a process that ends does: what is on disk stays, for recovery."""
+        self._journal.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def discard(self) -> None:
+        """Remove what was written, if it was not sealed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.abandon()
+
+
+def seal(
+    path: Path,
+    final: Path,
+    opening: dict[str, Any],
+    formats: dict[str, str],
+    entries: Iterable[dict[str, Any]],
+    closing: dict[str, Any],
+    journal: Journal | None = None,
+    *,
+    here: bool = True,
+) -> Path:
+    """Seal the directory ``path`` as ``final``; returns ``final``.
+
+    ``here`` says that it was recorded under this boot, so that the devices' numbers still hold. ``closing``
+    goes to the journal first: who finds the directory after a crash in the middle of this seals the same.
+    Raises HindsightError when it cannot be written; the directory then stays as it was.
+    """
+    try:
+        (path / RESERVE).unlink(missing_ok=True)
+        if journal is not None:
+            journal.append({"kind": "closing", "closing": closing})
+            journal.sync()
+        _write_sealed(path, opening, formats, entries, closing, here)
+        finish_sealing(path, final)
+    except OSError as error:
+        remedy = f"It is kept as {path} and sealed by: hindsight capture clean -o {path.parent}"
+        if error.errno in _FULL:
+            remedy = f"Make space. {remedy}"
+        raise HindsightError(f"{final.name} could not be sealed: {error.strerror}", remedy) from error
+    return final
+
+
+def finish_sealing(path: Path, final: Path) -> None:
+    """Of a directory whose manifest is durable: remove what only an unsealed segment has, name it."""
+    for name in (RESERVE, OPENING, JOURNAL):
+        (path / name).unlink(missing_ok=True)
+    fsync_path(path)
+    if final.exists():
+        raise OSError(errno.EEXIST, f"{final} exists")
+    os.rename(path, final)
+    fsync_path(final.parent)
+
+
+def _write_sealed(
+    path: Path,
+    opening: dict[str, Any],
+    formats: dict[str, str],
+    entries: Iterable[dict[str, Any]],
+    closing: dict[str, Any],
+    here: bool,
+) -> None:
+    # Numbers of file systems that are not on block devices (tmpfs, overlay) are kept as well.
+    known = {mount.device for mount in devices.mounts()} if here else set()
+    inodes: set[files.Inode] = set()
+    listed: dict[str, dict[str, Any]] = {}
+    for file in sorted((path / RAW).glob("*/*.pages")):
+        if file.stat().st_size == 0:
+            file.unlink()
+            continue
+        instance = opening["instances"].get(file.parent.name)
+        events = _inode_events(instance["events"], formats) if instance and here else []
+        scan = files.InodeScan(events, known, instance["subbuffer_bytes"] if instance else 4096)
+        listed[str(file.relative_to(path))] = _digest(file, scan)
+        inodes |= scan.inodes
+    facts = build_facts(opening, entries, closing)
+    if inodes:
+        whole_host = not opening["tables"]["captures"][0].get("program")
+        rows = files.file_facts(
+            inodes, host.processes() if whole_host else [], bool(opening.get("paths", False))
+        )
+        facts["tables"]["files"] = rows[:MAX_FILE_ROWS]
+    write_json(path / FACTS, facts)
+    for name in (FACTS, FORMATS):
+        listed[name] = _digest(path / name, None)
+    for directory in (path, path / RAW, *(path / RAW).glob("*")):
+        os.chmod(directory, 0o700)
+        fsync_path(directory)
+    write_json(path / MANIFEST, {"segment_version": SEGMENT_VERSION, "files": listed})
+
+
+def _inode_events(events: Iterable[str], formats: Mapping[str, str]) -> list[tuple[int, int, int]]:
+    found = []
+    for event in _INODE_EVENTS:
+        if event in events and event in formats:
+            parsed = parse_event(event.split("/")[0], formats[event])
+            if {"i_ino", "s_dev"} <= parsed.fields.keys():
+                found.append((parsed.id, parsed.fields["i_ino"].offset, parsed.fields["s_dev"].offset))
+    return found
+
+
+def _digest(path: Path, scan: files.InodeScan | None) -> dict[str, Any]:
+    """Size and sha256 of a file, which is made durable; ``scan`` looks through it on the way."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb", buffering=0) as file:
+        while window := file.read(scan.window_bytes if scan else 1 << 20):
+            size += len(window)
+            digest.update(window)
+            if scan is not None:
+                scan.feed(window)
+        os.fchmod(file.fileno(), 0o600)
+        os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
