@@ -81,7 +81,8 @@ def load_json(path: Path, limit: int = MAX_JSON) -> Any:
     """
     try:
         with os.fdopen(open_regular(path), "rb") as file:
-            data = file.read(limit + 1)
+            # Not more at once than there is: read() allocates what it is asked for.
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except FileNotFoundError:
         raise ConfigurationError(f"{path.parent} is not a sealed recording: it has no {path.name}") from None
     except PermissionError:
@@ -102,20 +103,26 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def open_segment(path: Path, verify: bool = True) -> Segment:
-    """Open a sealed segment; ``verify`` checks size and hash of every file.
+def open_segment(path: Path, verify: bool = True, raw: bool = True) -> Segment:
+    """Open a sealed segment; ``verify`` checks size and hash of every file, without ``raw`` not of the trace.
 
     Raises ConfigurationError when it is none, and VerificationError when it is damaged or of another version.
     """
     files = read_manifest(path)
     if verify:
         for name, expected in files.items():
-            _verify(path, name, expected)
+            if raw or not name.startswith("raw/"):
+                _verify(path, name, expected)
     facts = load_json(path / FACTS)
     formats = load_json(path / FORMATS)
     if not isinstance(facts, dict) or not is_formats(formats):
         raise VerificationError(f"{path / FACTS} or {path / FORMATS} is damaged")
     return Segment(path, facts, formats, files)
+
+
+def is_raw(name: str) -> bool:
+    """Whether a segment may have a file of sub-buffers of this name (relative to the segment)."""
+    return _RAW.fullmatch(name) is not None
 
 
 def is_formats(formats: Any) -> bool:
@@ -140,7 +147,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     if type(files) is not dict or not {FACTS, FORMATS} <= files.keys() or len(files) > MAX_FILES:
         raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS} and {FORMATS}")
     for name, entry in files.items():
-        if name not in (FACTS, FORMATS) and _RAW.fullmatch(name) is None:
+        if name not in (FACTS, FORMATS) and not is_raw(name):
             raise VerificationError(f"{path / MANIFEST} is damaged: it names {name[:200]!r}")
         if not (
             type(entry) is dict
@@ -152,20 +159,36 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _verify(path: Path, name: str, expected: dict[str, Any]) -> None:
+def open_raw(path: Path, name: str, expected: dict[str, Any]) -> tuple[int, int]:
+    """Open a file of the segment ``path`` for reading; returns descriptor and size, which is as ``expected``.
+
+    Raises VerificationError when it is not, or when anything on the way is a link.
+    """
     file = path / name
     try:
         for parent in list(file.relative_to(path).parents)[:-1]:  # without the segment's own directory
             if (path / parent).is_symlink():
                 raise VerificationError(f"{path / parent} is a symbolic link", "No recorder makes one.")
-        with os.fdopen(open_regular(file), "rb", buffering=0) as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if size != expected["bytes"]:
-                raise VerificationError(f"{file} has {size} bytes, its manifest says {expected['bytes']}")
-            if hashlib.file_digest(opened, "sha256").hexdigest() != expected["sha256"]:
-                raise VerificationError(f"{file} does not have the sha256 of its manifest: it was altered")
+        descriptor = open_regular(file)
     except OSError as error:
         raise VerificationError(f"{file} cannot be read: {error.strerror}") from error
+    size = os.fstat(descriptor).st_size
+    if size != expected["bytes"]:
+        os.close(descriptor)
+        raise VerificationError(f"{file} has {size} bytes, its manifest says {expected['bytes']}")
+    return descriptor, size
+
+
+def _verify(path: Path, name: str, expected: dict[str, Any]) -> None:
+    descriptor, _ = open_raw(path, name, expected)
+    try:
+        with os.fdopen(descriptor, "rb", buffering=0) as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != expected["sha256"]:
+                raise VerificationError(
+                    f"{path / name} does not have the sha256 of its manifest: it was altered"
+                )
+    except OSError as error:
+        raise VerificationError(f"{path / name} cannot be read: {error.strerror}") from error
 
 
 def check_facts(segment: Segment) -> None:
