@@ -290,7 +290,9 @@ class Governor:
         trial = {
             unit: rates[unit] for unit in self._trial if unit in rates and now_ns <= self._trial_until_ns
         }
-        if total - sum(trial.values()) <= keep:
+        if trial and not self._estimator.sighted:
+            chosen = list(trial)  # what came back last is the best guess
+        elif total - sum(trial.values()) <= keep:
             chosen = _choose(trial, total, keep)
         else:
             chosen = _choose(rates, total, keep)

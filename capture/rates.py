@@ -28,7 +28,7 @@ _SECOND = 1_000_000_000
 
 PAGES = 8
 """Sub-buffers per instance that are walked at a look."""
-FRESH_NS = 3 * _SECOND
+FRESH_NS = 2 * _SECOND
 """Sub-buffers older than this say nothing of the present."""
 
 DEMAND, DESCRIPTORS, TASKS = range(3)
@@ -94,6 +94,11 @@ class Sample:
     first_ns: int
     last_ns: int
     counts: dict[int, int]
+
+    @property
+    def span_ns(self) -> int:
+        """The time that its events took, never 0."""
+        return max(self.last_ns - self.first_ns, sum(self.counts.values()) * _SHORTEST_NS)
 
 
 def page_time(page: bytes) -> int:
@@ -169,27 +174,32 @@ class Estimator:
                 if not now - 60 * _SECOND < first <= now or (instance, first) in self._samples:
                     continue
                 sample = count_events(page) if _is_full(page) else None
-                if sample is not None and first <= sample.last_ns <= now and now - sample.last_ns <= FRESH_NS:
+                if sample is not None and first <= sample.last_ns and 0 <= now - sample.last_ns <= FRESH_NS:
                     self._samples[instance, first] = sample
+
+    @property
+    def sighted(self) -> bool:
+        """Whether there are sub-buffers to judge by."""
+        return bool(self._samples)
 
     def rates(self, total: float, shed: Collection[Unit]) -> dict[Unit, float]:
         """Events per second of each unit that is not shed; together ``total``.
 
-        The rate within a sub-buffer is its events over the time that they span; instances (and, as each
-        processor contributes sub-buffers, processors) are weighed by that, not by the number of their pages.
-        Without any usable sub-buffer: by what is usual.
+        Within an instance the sub-buffers, which are equally large, are counted; instances are weighed by the
+        events per time of their typical (median) sub-buffer. Without any usable one: by what is usual.
         """
         density: dict[Unit, float] = {}
-        pages: dict[str, int] = {}
-        for instance, _ in self._samples:
-            pages[instance] = pages.get(instance, 0) + 1
-        for (instance, _), sample in self._samples.items():
-            number = sum(sample.counts.values())
-            span = max(sample.last_ns - sample.first_ns, number * _SHORTEST_NS) * pages[instance]
-            for event, count in sample.counts.items():
-                unit = self._unit[instance].get(event)
-                if unit is not None and unit not in shed:
-                    density[unit] = density.get(unit, 0.0) + count / span
+        for instance, ids in self._unit.items():
+            samples = [sample for (name, _), sample in self._samples.items() if name == instance]
+            if not samples:
+                continue
+            spans = sorted(sample.span_ns for sample in samples)
+            weight = 1 / (spans[len(spans) // 2] * len(samples))
+            for sample in samples:
+                for event, count in sample.counts.items():
+                    unit = ids.get(event)
+                    if unit is not None and unit not in shed:
+                        density[unit] = density.get(unit, 0.0) + count * weight
         if not density:
             density = {unit: weight for unit, weight in self._usual.items() if unit not in shed}
         whole = sum(density.values())
