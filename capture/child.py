@@ -130,7 +130,7 @@ class StoppedCommand:
 def _become_command(argv: list[str], identity: Identity | None, go: int, failure: int) -> None:
     """Runs in the child and never returns: everything but execve happens before the trace begins."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signal.signal(signal.SIGHUP, signal.SIG_DFL)

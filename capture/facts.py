@@ -21,14 +21,41 @@ _RECORDER = ("from_ns", "to_ns", "cpu_ns", "raw_bytes", "peak_rss_bytes")
 _LISTS = ("clock_anchors", "devices", "descriptors", "tasks")
 
 
+KEPT = ("anchor", "opened", "rows")
+"""Kinds of entries of the journal that facts are built from."""
+
+
+def as_opened(opening: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The opening, completed by what the journal says of it.
+
+    A segment that was made while the one before it was still written (``prepared``) begins with the entry
+    ``opened``: its time, the counters, the losses carried over. Rows of ``tasks`` and ``descriptors`` that
+    were looked up after the recording began are in entries ``rows``.
+    """
+    known = {**opening, "tables": {name: list(rows) for name, rows in opening["tables"].items()}}
+    for entry in entries:
+        if entry.get("kind") == "rows":
+            known["tables"].setdefault(entry["table"], []).extend(entry["rows"])
+        elif entry.get("kind") == "opened":
+            known["tables"] |= {"captures": [entry["captures"]], "clock_anchors": [entry["anchor"]]}
+            known |= {"losses": entry["losses"], "threads": entry["threads"]}
+            known["instances"] = {
+                name: {**instance, "stats_before": entry["stats_before"][name]}
+                for name, instance in opening["instances"].items()
+            }
+    return known
+
+
 def build_facts(
     opening: Mapping[str, Any], entries: Iterable[Mapping[str, Any]], closing: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The facts of a segment, out of what was known when it was opened, its journal, and how it was closed.
 
-    ``closing["losses"]`` is complete; of the journal's ``entries`` only the clock anchors count. The table
-    ``files`` is left empty.
+    ``closing["losses"]`` is complete; of the journal's ``entries`` only those of :data:`KEPT` count.
+    The table ``files`` is left empty.
     """
+    entries = list(entries)
+    opening = as_opened(opening, entries)
     instances = {}
     for name, known in opening["instances"].items():
         after = closing["stats_after"].get(name, {})
@@ -153,7 +180,7 @@ def _sound_instance(instance: Any) -> bool:
         and all(map(_text, instance["filters"].values()))
         and _count(instance["buffer_kb"], 32)
         and type(instance["overwrite"]) is bool
-        and _count(instance["subbuffer_bytes"], 32)
+        and _count(instance["subbuffer_bytes"], 21)
         and instance["subbuffer_bytes"] > 0
         and _sound_stats(instance["stats_before"], True)
         and _sound_stats(instance["stats_after"], False)

@@ -103,6 +103,16 @@ def processes() -> list[int]:
     return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
+def thread_groups(threads: Iterable[int]) -> list[int]:
+    """The processes that these threads belong to; those that have ended are left out."""
+    groups = set()
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{thread}/status").read_bytes()
+            groups.add(int(status.split(b"\nTgid:", 1)[1].split(None, 1)[0]))
+    return sorted(groups)
+
+
 def tasks(pids: Iterable[int]) -> Iterator[dict[str, object]]:
     """Rows of the table ``tasks``: the threads of these processes. Those that end meanwhile are left out."""
     for pid in pids:

@@ -10,9 +10,10 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
+from hindsight.capture.owner import Owner, own, parse
 from hindsight.errors import HindsightError, NotPermittedError
 
 MOUNT_POINT = Path("/sys/kernel/tracing")
@@ -65,23 +66,46 @@ def _mount() -> None:
             raise NotPermittedError(f"tracefs cannot be mounted: {os.strerror(number)}", _MOUNT_REMEDY)
 
 
-def remove_abandoned(tracefs: Path) -> list[str]:
-    """Remove instances of recorders that no longer live (killed ones); returns their names."""
-    removed = []
+def parse_stats(text: bytes) -> dict[str, int]:
+    """The whole numbers of a ring buffer's ``stats`` file, by their name."""
+    counters = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(b": ")
+        if value.isdigit():
+            counters[key.decode()] = int(value)
+    return counters
+
+
+def instance_name(owner: Owner, name: str) -> str:
+    """What the instance ``name`` of a recorder is called: ``hindsight-<owner>-<name>``."""
+    return f"{_PREFIX}{owner}-{name}"
+
+
+def abandoned(tracefs: Path) -> list[Path]:
+    """The instances of recorders that no longer live; those of other pid namespaces cannot be judged."""
+    found = []
     for path in sorted((tracefs / "instances").glob(f"{_PREFIX}*")):
-        owner = path.name[len(_PREFIX) :].split("-")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            with contextlib.suppress(OSError):
-                path.rmdir()
-                removed.append(path.name)
+        owner = parse(path.name[len(_PREFIX) :].rpartition("-")[0])
+        if owner is not None and owner.alive is False:
+            found.append(path)
+    return found
+
+
+def remove_abandoned(tracefs: Path) -> list[str]:
+    """Remove :func:`abandoned` instances; returns the names of those that could be removed."""
+    removed = []
+    for path in abandoned(tracefs):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+            removed.append(path.name)
     return removed
 
 
 class Instance:
     """One private tracefs instance, switched off until :meth:`on` is called; :meth:`remove` it in the end."""
 
-    def __init__(self, tracefs: Path, name: str) -> None:
-        self.path = tracefs / "instances" / f"{_PREFIX}{os.getpid()}-{name}"
+    def __init__(self, tracefs: Path, name: str, owner: Owner | None = None) -> None:
+        self.path = tracefs / "instances" / instance_name(owner or own(), name)
         self.name = name
         try:
             self.path.mkdir()
@@ -112,8 +136,8 @@ class Instance:
         """The text of one file of the instance."""
         return (self.path / name).read_text(encoding="utf-8", errors="replace")
 
-    def configure(self, buffer_kb: int) -> None:
-        """Clock ``mono``, no overwriting, ``buffer_kb`` KiB per CPU.
+    def configure(self, buffer_kb: int, overwrite: bool = False) -> None:
+        """Clock ``mono``, ``buffer_kb`` KiB per CPU; ``overwrite`` keeps the latest events, not the first.
 
         Raises NotPermittedError when the kernel lacks the clock or cannot allocate the buffer.
         """
@@ -122,7 +146,7 @@ class Instance:
                 "this kernel's tracing has no clock 'mono'", "Events could not be placed in time."
             )
         self.write("trace_clock", "mono")
-        self.write("options/overwrite", "0")
+        self.write("options/overwrite", "1" if overwrite else "0")
         try:
             self.write("buffer_size_kb", str(buffer_kb))
         except OSError as error:
@@ -135,24 +159,33 @@ class Instance:
         """Whether this kernel has the tracepoint ``system/event``."""
         return (self.path / "events" / event / "enable").exists()
 
-    def enable(self, events: Iterable[str], filters: Mapping[str, str]) -> None:
-        """Switch tracepoints on (``system/event``), after their filter (by event) has been set."""
+    def filter(self, event: str, text: str) -> None:
+        """Record only occurrences of ``event`` for which the filter holds ("0": all of them).
+
+        Raises NotPermittedError when the kernel does not take it.
+        """
+        try:
+            self.write(f"events/{event}/filter", text)
+        except OSError as error:
+            raise NotPermittedError(
+                f"the kernel refuses the filter {text!r} on {event}: {error.strerror}",
+                "Record without --device.",
+            ) from error
+
+    def enable(self, events: Iterable[str], enabled: bool = True) -> None:
+        """Switch tracepoints (``system/event``) on or off."""
         for event in events:
-            if event in filters:
-                try:
-                    self.write(f"events/{event}/filter", filters[event])
-                except OSError as error:
-                    raise NotPermittedError(
-                        f"the kernel refuses the filter {filters[event]!r} on {event}: {error.strerror}",
-                        "Record without --device.",
-                    ) from error
-            self.write(f"events/{event}/enable", "1")
+            self.write(f"events/{event}/enable", "1" if enabled else "0")
 
     def follow(self, pids: Iterable[int]) -> None:
         """Record only these threads and, from now on, the threads that they create."""
         self.write("options/event-fork", "1")
         for pid in pids:
             self.append("set_event_pid", str(pid))
+
+    def followed(self) -> list[int]:
+        """The threads that are recorded now, those of :meth:`follow` and their offspring."""
+        return [int(word) for word in self.read("set_event_pid").split() if word.isdigit()]
 
     def ignore(self, pids: Iterable[int]) -> None:
         """Never record these threads."""
@@ -173,12 +206,7 @@ class Instance:
 
     def stats(self, cpu: int) -> dict[str, int]:
         """The kernel's counters of one ring buffer: entries, overrun, commit overrun, dropped events, …"""
-        counters = {}
-        for line in self.read(f"per_cpu/cpu{cpu}/stats").splitlines():
-            key, _, value = line.partition(":")
-            if value.strip().isdigit():
-                counters[key.strip()] = int(value)
-        return counters
+        return parse_stats((self.path / f"per_cpu/cpu{cpu}/stats").read_bytes())
 
     def subbuffer_bytes(self) -> int:
         """Size of one sub-buffer (a page, unless somebody changed it)."""

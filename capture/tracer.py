@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from hindsight.capture import devices
 from hindsight.capture.profiles import DEVICE_FIELDS, kernel_device
-from hindsight.capture.ring import Drain, LossWatch
+from hindsight.capture.ring import Drain
 from hindsight.capture.tracefs import Instance
+from hindsight.errors import NotPermittedError
 
 
 class Tracer(Protocol):
@@ -32,6 +36,9 @@ class Tracer(Protocol):
     def follow(self, pids: Iterable[int]) -> None:
         """Record only these threads and those that they will create."""
 
+    def followed(self) -> list[int] | None:
+        """The threads that are recorded now; None when all are."""
+
     def ignore(self, threads: Iterable[int]) -> None:
         """Never record these threads."""
 
@@ -53,6 +60,9 @@ class Tracer(Protocol):
 
         On or off; raises what :meth:`drain` raises. Returns bytes moved.
         """
+
+    def flush(self) -> None:
+        """Write what a call that failed had taken from a ring buffer already; raises OSError if it cannot."""
 
     def rotate(self, directory: Path) -> None:
         """From now on write to new files in ``directory``; the old ones are closed.
@@ -87,77 +97,161 @@ class Tracer(Protocol):
         """Release everything, on whatever path; nothing stays enabled or allocated in the kernel."""
 
 
-class FtraceTracer:
-    """An instance that is ready to record ``events`` (``system/event``) but not yet switched on.
+_FILE_EVENTS = ("filemap/", "readahead/")
 
-    ``missing`` are those that this kernel lacks; ``wanted`` limits events that carry a
-    device to these. Raises what :class:`Instance` raises; the instance is removed when anything fails.
+_IGNORED_FILES = 128
+"""No more of the recorder's own files than this are filtered: the kernel's filters are short."""
+
+
+class FtraceTracer:
+    """A private tracefs instance.
+
+    ``wanted`` limits events that carry a device to these. ``overwrite``: the ring buffers keep the latest
+    events, and :meth:`drain` is called only when they are asked for. Raises what :class:`Instance` raises;
+    the instance is removed when anything fails.
     """
 
+    source = "ftrace"
+
     def __init__(
-        self, root: Path, name: str, buffer_kb: int, events: Sequence[str], wanted: Iterable[devices.Device]
+        self,
+        root: Path,
+        name: str,
+        buffer_kb: int,
+        events: Sequence[str],
+        wanted: Iterable[devices.Device] = (),
+        overwrite: bool = False,
     ) -> None:
         self.name = name
         self.buffer_kb = buffer_kb
+        self.overwrite = overwrite
         self.instance = Instance(root, name)
+        self._root = root
         self._drain: Drain | None = None
+        self._followed = False
+        self._own_files: deque[list[tuple[int, int]]] = deque(maxlen=2)
         try:
-            self.instance.configure(buffer_kb)
+            self.instance.configure(buffer_kb, overwrite)
             self.events = [event for event in events if self.instance.has(event)]
-            self.missing = [event for event in events if not self.instance.has(event)]
+            self.missing = [event for event in events if event not in self.events]
             self.filters = _device_filters(self.events, list(wanted))
-            self.watch = LossWatch(self.instance)
+            self._drain = Drain(self.instance, buffer_kb)
+            self._subbuffer = self.instance.subbuffer_bytes()
         except BaseException:
-            self.instance.remove()
+            self.close()
             raise
 
+    @property
+    def ring(self) -> Drain:
+        """What moves its ring buffers."""
+        assert self._drain is not None, "the tracer is closed"
+        return self._drain
+
     def open(self, directory: Path) -> None:
-        """Open the ring buffers, to be drained into ``directory``, and switch the events on."""
-        self._drain = Drain(self.instance, directory)
-        self.instance.enable(self.events, self.filters)
+        """See :class:`Tracer`."""
+        for event, text in self.filters.items():
+            self.instance.filter(event, text)
+        self.rotate(directory)
+        self.instance.enable(self.events)
+
+    def rotate(self, directory: Path) -> None:
+        """See :class:`Tracer`."""
+        self.ring.rotate(directory)
+        self._own_files.append(self.ring.inodes())
+        self._ignore_own_files()
+
+    def _ignore_own_files(self) -> None:
+        """The recorder's files, and those before them (about to be sealed), stay out of page-cache events."""
+        files = [file for files in self._own_files for file in files][-_IGNORED_FILES:]
+        for event in self.events:
+            if not event.startswith(_FILE_EVENTS) or not files:
+                continue
+            parts = [f"({self.filters[event]})"] if event in self.filters else []
+            for device in sorted({device for device, _ in files}):
+                number = kernel_device(os.major(device), os.minor(device))
+                inodes = " && ".join(f"i_ino != {inode}" for other, inode in files if other == device)
+                parts.append(f"(s_dev != {number} || ({inodes}))")
+            # Without it the recording is as complete, only noisier.
+            with contextlib.suppress(NotPermittedError):
+                self.instance.filter(event, " && ".join(parts))
+
+    def follow(self, pids: Iterable[int]) -> None:
+        """See :class:`Tracer`."""
+        self._followed = True
+        self.instance.follow(pids)
+
+    def followed(self) -> list[int] | None:
+        """See :class:`Tracer`."""
+        return self.instance.followed() if self._followed else None
+
+    def ignore(self, threads: Iterable[int]) -> None:
+        """See :class:`Tracer`."""
+        self.instance.ignore(threads)
+
+    def on(self) -> None:
+        """See :class:`Tracer`."""
+        self.instance.on()
+
+    def off(self) -> None:
+        """See :class:`Tracer`."""
+        self.instance.off()
 
     def drain(self) -> int:
-        """Move full sub-buffers to the files; returns bytes moved."""
-        assert self._drain is not None
-        return self._drain.drain()
+        """See :class:`Tracer`."""
+        return self.ring.drain()
 
-    def finish(self) -> None:
-        """After the instance was switched off: move the rest and read the counters a last time."""
-        assert self._drain is not None
-        self._drain.finish()
-        self.watch.look()
+    def finish(self) -> int:
+        """See :class:`Tracer`."""
+        return self.ring.finish()
 
-    def seal_files(self) -> list[Path]:
-        """Close the files; returns those that hold something (the others are removed)."""
-        assert self._drain is not None
-        self._drain.close()
-        kept = []
-        for path in self._drain.files.values():
-            if path.stat().st_size:
-                kept.append(path)
-            else:
-                path.unlink()
-        return kept
+    def flush(self) -> None:
+        """See :class:`Tracer`."""
+        self.ring.flush()
 
-    def close(self) -> None:
-        """Close the ring buffers and remove the instance."""
-        try:
-            if self._drain is not None:
-                self._drain.close()
-        finally:
-            self.instance.remove()
+    def stats(self) -> dict[int, dict[str, int]]:
+        """See :class:`Tracer`."""
+        return self.ring.stats()
+
+    def formats(self) -> dict[str, str]:
+        """See :class:`Tracer`."""
+        texts = {event: self.instance.read(f"events/{event}/format") for event in sorted(self.events)}
+        for name in ("header_page", "header_event"):
+            path = self.instance.path / "events" / name
+            texts[name] = (path if path.exists() else self._root / "events" / name).read_text()
+        return texts
+
+    def shed(self, events: Iterable[str]) -> None:
+        """See :class:`Tracer`."""
+        self.instance.enable(events, enabled=False)
+
+    def restore(self, events: Iterable[str]) -> None:
+        """See :class:`Tracer`."""
+        self.instance.enable(events)
+
+    def recent(self, count: int) -> list[bytes]:
+        """See :class:`Tracer`."""
+        return self.ring.recent(count)
 
     def facts(self) -> dict[str, Any]:
-        """What was configured and what the kernel counted."""
+        """See :class:`Tracer`."""
         return {
+            "source": self.source,
+            "path": self.instance.path.name,
             "events": self.events,
             "filters": self.filters,
             "buffer_kb": self.buffer_kb,
-            "overwrite": False,
-            "subbuffer_bytes": self.instance.subbuffer_bytes(),
-            "stats_before": {str(cpu): stats for cpu, stats in self.watch.first.items()},
-            "stats_after": {str(cpu): stats for cpu, stats in self.watch.last.items()},
+            "overwrite": self.overwrite,
+            "subbuffer_bytes": self._subbuffer,
         }
+
+    def close(self) -> None:
+        """See :class:`Tracer`."""
+        try:
+            if self._drain is not None:
+                self._drain.close()
+                self._drain = None
+        finally:
+            self.instance.remove()
 
 
 def _device_filters(events: Iterable[str], wanted: list[devices.Device]) -> dict[str, str]:

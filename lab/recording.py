@@ -143,6 +143,7 @@ def _main(descriptor: int, options: dict[str, Any]) -> None:
             user=options["user"],
             buffer_kb=options["buffer_kb"],
             duration=options["duration"],
+            rotate_bytes=None,
         )
     )
     with os.fdopen(descriptor, "w") as pipe:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from hindsight.errors import ExitCode, UsageError
+from hindsight.errors import ExitCode, HindsightError, UsageError
 
 
 def _device(text: str) -> tuple[int, int]:
@@ -16,20 +18,40 @@ def _device(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
-
-
 def _kib(text: str) -> int:
     if not text.isdigit() or not 64 <= int(text) <= 1 << 22:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of KiB between 64 and 4194304")
     return int(text)
+
+
+def _unit(name: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        from hindsight.capture import units
+
+        try:
+            return getattr(units, name)(text)
+        except HindsightError as error:
+            raise argparse.ArgumentTypeError(f"{error.message}: {error.remedy}") from None
+
+    return parse
+
+
+_DESCRIPTION = """\
+Record kernel events of a command and its children, or of the whole host,
+through private tracefs instances. Needs root; the command runs as --user, else as the
+user who called sudo. Each sealed segment's path is a line on stdout.
+
+SIGINT, SIGTERM and SIGHUP end a recording cleanly. SIGUSR1 seals what there is at once
+(with --flight: keeps what the ring buffers hold)."""
+
+_EXAMPLES = """\
+examples:
+  sudo hindsight capture record -o raw -- grep -r needle /srv
+  sudo hindsight capture record -o raw --label nightly --user postgres -- pg_dump shop
+  sudo hindsight capture record -o raw --duration 60 --device 8:0
+  sudo hindsight capture record -o raw --duty 30s/10m --max-disk 20G --max-cpu 5%
+  sudo hindsight capture record -o raw --flight --psi memory:some:150ms/1s
+"""
 
 
 def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,19 +59,16 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     record = verbs.add_parser(
         "record",
         help="record kernel events of a command, or of the whole host",
-        description="Record kernel events of a command and its children, or of the whole host,\n"
-        "through private tracefs instances. Needs root; the command runs as --user, else as the\n"
-        "user who called sudo.",
-        epilog="examples:\n"
-        "  sudo hindsight capture record -o raw -- grep -r needle /srv\n"
-        "  sudo hindsight capture record -o raw --label nightly --user postgres -- pg_dump shop\n"
-        "  sudo hindsight capture record -o raw --duration 60 --device 8:0\n",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s -o DIR [options] [-- CMD ...]",
     )
     record.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where recordings go")
     record.add_argument("--profile", default="readahead", help="what to record (default: %(default)s)")
-    record.add_argument("--duration", metavar="S", type=_positive, help="end after so many seconds")
+    record.add_argument(
+        "--duration", metavar="T", type=_unit("duration"), help="end after this time (60, 10m)"
+    )
     record.add_argument("--user", metavar="NAME", help="run the command as this user")
     record.add_argument("--label", metavar="TEXT", default="", help="your name for what is recorded")
     record.add_argument(
@@ -57,20 +76,68 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="only page-cache and block events of this device (repeatable)",
     )  # fmt: skip
     record.add_argument(
-        "--buffer-kb",
-        metavar="N",
-        type=_kib,
-        default=16384,
+        "--buffer-kb", metavar="N", type=_kib, default=16384,
         help="ring buffer per CPU in KiB (default: %(default)s)",
-    )
+    )  # fmt: skip
     record.add_argument(
         "--paths", action="store_true", help="store the paths of files (default: only inode numbers)"
     )
+    record.add_argument(
+        "--source", choices=("ftrace", "perf"), default="ftrace",
+        help="record through tracefs instances or perf_event_open (default: %(default)s)",
+    )  # fmt: skip
+    _configure_when(record)
+    _configure_budgets(record)
     record.add_argument("command", nargs="*", metavar="CMD", help="the command; without one: the whole host")
     record.set_defaults(run=_record)
 
 
+def _configure_when(record: argparse.ArgumentParser) -> None:
+    when = record.add_argument_group("segments and times")
+    when.add_argument(
+        "--rotate-size", metavar="SIZE", type=_unit("size"), default=256 << 20,
+        help="seal a segment after so much raw trace (default: 256M)",
+    )  # fmt: skip
+    when.add_argument(
+        "--rotate-every", metavar="T", type=_unit("duration"), help="seal a segment after this time"
+    )
+    when.add_argument("--duty", metavar="ON/EVERY", type=_unit("duty"), help="record only part of the time")
+    when.add_argument(
+        "--flight", action="store_true",
+        help="keep the latest events in memory; seal them on SIGUSR1, `hindsight capture trigger`, --psi, "
+        "and at the end",
+    )  # fmt: skip
+    when.add_argument(
+        "--psi", metavar="RES:KIND:STALL/WINDOW", type=_unit("pressure"), action="append", default=[],
+        help="trigger when the host stalls this much, as memory:some:150ms/1s (repeatable)",
+    )  # fmt: skip
+
+
+def _configure_budgets(record: argparse.ArgumentParser) -> None:
+    budgets = record.add_argument_group("budgets: what the recorder may use")
+    budgets.add_argument(
+        "--max-cpu", metavar="P", type=_unit("percent"), help="its own processor time, of one processor (5%%)"
+    )
+    budgets.add_argument(
+        "--max-disk", metavar="SIZE", type=_unit("size"), help="all recordings in DIR together (20G)"
+    )
+    budgets.add_argument(
+        "--min-free", metavar="SIZE", type=_unit("size_or_zero"), default=64 << 20,
+        help="leave so much of the file system free (default: 64M)",
+    )  # fmt: skip
+    budgets.add_argument(
+        "--max-memory", metavar="SIZE", type=_unit("size"), help="ring buffers and the recorder itself (256M)"
+    )
+    budgets.add_argument(
+        "--max-rate", metavar="N", type=_unit("rate"), help="recorded events a second (200k)"
+    )
+    budgets.add_argument(
+        "--metrics", metavar="FILE", type=Path, help="write metrics for Prometheus into this textfile"
+    )
+
+
 def _record(args: argparse.Namespace) -> int:
+    from hindsight.capture.options import FLIGHT, STREAM, Budgets
     from hindsight.capture.record import RecordOptions, record
 
     if args.user and not args.command:
@@ -85,12 +152,19 @@ def _record(args: argparse.Namespace) -> int:
         devices=tuple(args.device),
         buffer_kb=args.buffer_kb,
         paths=args.paths,
+        mode=FLIGHT if args.flight else STREAM,
+        pressure=tuple(args.psi),
+        rotate_bytes=args.rotate_size,
+        rotate_s=args.rotate_every,
+        duty=args.duty,
+        budgets=Budgets(args.max_cpu, args.max_disk, args.min_free, args.max_memory, args.max_rate),
+        metrics=args.metrics,
+        source=args.source,
     )
-    recording = record(options)
+    recording = record(options, sealed=lambda path: print(path, flush=True))
     if recording.status is not None:
         ended = f"signal {-recording.status}" if recording.status < 0 else f"status {recording.status}"
         print(f"hindsight: the command ended with {ended}", file=sys.stderr)
     lost = f"; {recording.lost} events were LOST (see `losses`)" if recording.lost else "; none lost"
     print(f"hindsight: {recording.events} events{lost}", file=sys.stderr)
-    print(recording.path)
     return ExitCode.OK

@@ -134,9 +134,9 @@ def taken(
     with pytest.MonkeyPatch.context() as patch:
         finish = FtraceTracer.finish
 
-        def read_first(tracer: FtraceTracer) -> None:
+        def read_first(tracer: FtraceTracer) -> int:
             text.take(tracer)
-            finish(tracer)
+            return finish(tracer)
 
         patch.setattr(FtraceTracer, "drain", lambda self: 0)
         patch.setattr(FtraceTracer, "finish", read_first)

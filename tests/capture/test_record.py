@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from hindsight.capture import devices, host, profiles
+from hindsight.capture import devices, host, owner, profiles
 from hindsight.capture.convert import convert
 from hindsight.capture.files import file_facts
 from hindsight.capture.record import Recording, RecordOptions, record
@@ -34,7 +34,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def no_instance_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "live" in request.fixturenames:
-        left = list((request.getfixturevalue("live") / "instances").glob(f"hindsight-{os.getpid()}-*"))
+        left = list((request.getfixturevalue("live") / "instances").glob(f"hindsight-{owner.own()}-*"))
         assert left == []
 
 
@@ -144,7 +144,7 @@ def test_whole_host_without_the_recorder(live: Path, tmp_path: Path) -> None:
             assert recorder.pid not in pq.read_table(table)["pid"].to_pylist(), table.name
     looked = rows(segment, tmp_path / "out", "tasks")
     assert {recorder.pid, os.getpid()} <= {r["tgid"] for r in looked}
-    assert not (live / "instances" / f"hindsight-{recorder.pid}-tasks").exists()
+    assert list((live / "instances").glob(f"hindsight-*-{recorder.pid}-*")) == []
 
 
 def test_duration_ends_the_command(live: Path, tmp_path: Path) -> None:
@@ -171,7 +171,8 @@ def test_sigterm_seals(live: Path, tmp_path: Path) -> None:
 def test_abandoned_instances_are_removed(live: Path, tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    abandoned = live / "instances" / f"hindsight-{gone.pid}-tasks"
+    dead = owner.Owner(owner.own().namespace, gone.pid, 1)
+    abandoned = live / "instances" / f"hindsight-{dead}-tasks"
     abandoned.mkdir()
     record(RecordOptions(tmp_path / "raw", ("true",)))
     assert not abandoned.exists()
@@ -180,7 +181,7 @@ def test_abandoned_instances_are_removed(live: Path, tmp_path: Path) -> None:
 def test_losses_are_counted(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffer that is too small loses events; kept + lost is what the kernel counted, in every interval."""
     calls = 20_000
-    monkeypatch.setattr("hindsight.capture.record._DRAIN_S", 0.3)
+    monkeypatch.setattr("hindsight.capture.session._DRAIN_S", 0.3)
     recording = record(
         RecordOptions(
             tmp_path / "raw", ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", f"count={calls}"), buffer_kb=64

@@ -1,0 +1,224 @@
+"""The segments of a running recording: the one being written, the next one, those being sealed."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hindsight.capture import host
+from hindsight.capture.ledger import Ledger, Loss
+from hindsight.capture.opening import Description, Stats, Usage, in_chunks, stats_as_json
+from hindsight.capture.sealer import Sealer, thread_ids
+from hindsight.capture.unsealed import OpenSegment
+from hindsight.errors import HindsightError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_WAITING = 3
+"""No segment is closed for rotation while so many wait to be sealed: the disk is behind."""
+
+
+class Segments:
+    """Opens, cuts and seals the segments of one recording.
+
+    ``subjects`` returns the processes that are recorded, None = all of the host. ``sealed`` is called in the
+    main thread with the path of each segment when it has been sealed.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        sealer: Sealer,
+        ledger: Ledger,
+        subjects: Callable[[], list[int] | None],
+        sealed: Callable[[Path], None],
+    ) -> None:
+        self._description = description
+        self._sealer = sealer
+        self._ledger = ledger
+        self._subjects = subjects
+        self._on_sealed = sealed
+        self._number = 0
+        self._carried: list[dict[str, Any]] = []
+        self._usage = Usage(0)
+        self._before: Stats = {}
+        self._syncing = False
+        self._preparing = False
+        self.current: OpenSegment | None = None
+        self.next: OpenSegment | None = None
+        self.sealed: list[Path] = []
+        self.devices: list[Any] | None = None
+        self.opened_ns = 0
+
+    @property
+    def raw_bytes(self) -> int:
+        """Raw trace in the current segment."""
+        return self._usage.raw_bytes
+
+    @property
+    def behind(self) -> bool:
+        """Whether so many segments wait to be sealed that no more should be closed."""
+        return self._sealer.pending >= _WAITING
+
+    def wrote(self, count: int) -> None:
+        """So many bytes went into the current segment."""
+        self._usage.raw_bytes += count
+
+    def _build(
+        self, anchor: host.ClockAnchor, stats: Stats, tables: dict[str, list[Any]], prepared: bool = False
+    ) -> OpenSegment:
+        description = self._description
+        opening = description.opening(
+            self._number,
+            anchor,
+            stats,
+            self._carried,
+            thread_ids(),
+            {"devices": description.devices, **tables},
+        )
+        opening["prepared"] = prepared
+        name = f"{description.capture}-{self._number:04d}"
+        return OpenSegment(description.options.out, name, opening, description.formats)
+
+    def open(self, stats: Stats, tables: dict[str, list[Any]]) -> OpenSegment:
+        """Open a segment while nothing is recorded. Raises OSError when there is no space."""
+        anchor = host.clock_anchor()
+        usage = Usage(anchor.ts)
+        self.current = self._build(anchor, stats, tables)
+        self._usage, self._before, self.opened_ns = usage, stats, anchor.ts
+        self._number += 1
+        return self.current
+
+    def prepare(self, stats: Stats) -> None:
+        """Have the next segment made, by the sealer; :attr:`next` is set when it is there."""
+        if self._preparing or self.next is not None:
+            return
+        self._preparing = True
+        anchor = host.clock_anchor()
+        self._sealer.do("prepare", lambda: self._build(anchor, stats, {}, prepared=True))
+
+    def look(self, stats: Stats, now_ns: int, losses: list[Loss]) -> None:
+        """Note the kernel's counters, and losses, in the journal of the current segment."""
+        if self.current is None:
+            return
+        for loss in losses:
+            self.current.note({"kind": "loss", "row": loss.row()})
+        self.current.note({"kind": "look", "ts": now_ns, "stats": stats_as_json(stats)})
+
+    def note_losses(self, losses: list[Loss]) -> None:
+        """Note losses in the journal."""
+        for loss in losses:
+            if self.current is not None:
+                self.current.note({"kind": "loss", "row": loss.row()})
+
+    def note_anchor(self) -> None:
+        """Read the clocks into the journal."""
+        if self.current is not None:
+            self.current.note({"kind": "anchor", "row": asdict(host.clock_anchor())})
+
+    def look_at_host(self) -> None:
+        """Have threads and open files looked at, by the sealer, into the current segment."""
+        segment = self.current
+        if segment is None:
+            return
+
+        def job() -> None:
+            pids = self._subjects()
+            subjects = host.processes() if pids is None else pids
+            for table, rows in (("tasks", host.tasks(subjects)), ("descriptors", host.descriptors(subjects))):
+                for entry in in_chunks(table, rows):
+                    segment.note(entry)
+
+        self._sealer.do("look", job)
+
+    def sync(self) -> None:
+        """Have what was written made durable."""
+        if self.current is not None and not self._syncing:
+            self._syncing = True
+            self._sealer.do("sync", self.current.sync)
+
+    def cut(self, closed: str, stats: Stats, uncertain: list[Loss]) -> OpenSegment:
+        """The current segment ends, :attr:`next` begins; what was drained up to now is in the former."""
+        assert self.next is not None
+        following, self.next = self.next, None
+        anchor, seal = self._close(closed, stats, uncertain)
+        self._usage, self._before, self.opened_ns = Usage(anchor.ts), stats, anchor.ts
+        self._number += 1
+        self.current = following
+        following.note(
+            {
+                "kind": "opened",
+                "ts": anchor.ts,
+                "captures": self._description.capture_row(anchor, stats),
+                "anchor": asdict(anchor),
+                "stats_before": stats_as_json(stats),
+                "losses": self._carried,
+                "threads": thread_ids(),
+            }
+        )
+        self.look_at_host()  # before the hashing, which takes its time
+        self._sealer.do("seal", seal)
+        return following
+
+    def close(self, closed: str, stats: Stats) -> None:
+        """The current segment ends; nothing is recorded after it."""
+        if self.next is not None:
+            self.next.discard()
+            self.next = None
+        _, seal = self._close(closed, stats, [])
+        self._sealer.do("seal", seal)
+        self.current = None
+
+    def _close(
+        self, closed: str, stats: Stats, uncertain: list[Loss]
+    ) -> tuple[host.ClockAnchor, Callable[[], Path]]:
+        segment = self.current
+        assert segment is not None
+        anchor = host.clock_anchor()
+        losses, self._carried = self._ledger.cut(anchor.ts, uncertain)
+        closing: dict[str, Any] = {
+            "closed": closed,
+            "end_ns": anchor.ts,
+            "stats_after": stats_as_json(stats),
+            "losses": losses,
+            "tables": {"clock_anchors": [asdict(anchor)]},
+            "recorder": self._usage.row(anchor.ts),
+            "threads": thread_ids(),
+        }
+        if self.devices is not None:
+            closing["tables"]["devices"] = self.devices
+
+        def job() -> Path:
+            if self._subjects() is None:
+                closing["tables"]["tasks"] = list(host.tasks(host.processes()))
+            return segment.seal(closing)
+
+        return anchor, job
+
+    def collect(self) -> None:
+        """Take what the sealer has done. Raises what a job raised."""
+        for outcome in self._sealer.outcomes():
+            if outcome.kind == "prepare":
+                self._preparing = False
+            elif outcome.kind == "sync":
+                self._syncing = False
+            if outcome.error is not None:
+                if outcome.kind == "look" and not isinstance(outcome.error, HindsightError):
+                    continue  # the segment it was for is sealed, or there is no space: others will notice
+                raise outcome.error
+            if outcome.kind == "prepare":
+                self.next = outcome.value
+            elif outcome.kind == "seal":
+                self.sealed.append(outcome.value)
+                self._on_sealed(outcome.value)
+
+    def abandon(self, keep: bool) -> None:
+        """Nothing more is sealed: what is on disk stays for recovery, or is removed."""
+        for segment in (self.current, self.next):
+            if segment is not None and (not keep or segment is self.next):
+                segment.discard()
+            elif segment is not None:
+                segment.abandon()
+        self.current = self.next = None
