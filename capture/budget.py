@@ -24,6 +24,8 @@ CPU_WINDOW_NS = 5 * _SECOND
 MEMORY_WINDOW_NS = 1 * _SECOND
 NEAR = 0.5
 """From this share of a budget on, sub-buffers are looked at: below, the governor costs nothing."""
+NEAR_PAGES = 2
+"""So many per instance and look, as long as nothing has to be shed."""
 TARGET = 0.9
 """Shedding aims at this share of the budget."""
 ROOM = 0.95
@@ -202,6 +204,15 @@ class Governor:
             return actions
         return self._step_load(vitals)
 
+    def no_space(self, now_ns: int) -> None:
+        """A write failed for lack of space: recording pauses as if ``Pause("disk")`` had been returned.
+
+        What the file system says of its free space need not show that (quotas). A ``Resume`` follows.
+        """
+        if "disk" not in self._paused:
+            self._pauses.setdefault("disk", _Backoff(LONGEST_PAUSE_S)).hold(now_ns)
+            self._paused.add("disk")
+
     # Disk and memory: pause, and come back when there is room.
 
     def _hold_or_release(self, budget: str, now_ns: int, above: bool, room: bool) -> list[Action]:
@@ -227,7 +238,7 @@ class Governor:
         above, room = spare <= 0, spare >= wanted
         if limit is not None:
             spare = limit - vitals.disk_bytes - margin
-            wanted = min(max(limit // 20, 16 * _MIB), limit // 2)
+            wanted = min(max(limit // 20, 16 * _MIB), limit // 4)
             above, room = above or spare <= 0, room and spare >= wanted
         return self._hold_or_release("disk", vitals.now_ns, above, room)
 
@@ -264,9 +275,10 @@ class Governor:
             ):  # its time is taken to be in proportion to the events; if not, it is shed again
                 keep = min(keep, total * TARGET * allowed / self._cpu.rate)
         most = max(used.values())
-        if most >= NEAR:
-            self._estimator.look(vitals)
+        if NEAR <= most <= 1:
+            self._estimator.look(vitals, NEAR_PAGES)
         if most > 1:
+            self._estimator.look(vitals)
             return [self._give_up(now, max(used, key=lambda name: used[name]), total, keep)]
         if self._held and most <= ROOM and self._load.due(now) and self._watched():
             return [self._bring_back(now, total, most)]

@@ -27,7 +27,7 @@ _SHORTEST_NS = 50
 _SECOND = 1_000_000_000
 
 PAGES = 8
-"""Sub-buffers per instance that are walked at a look."""
+"""Sub-buffers per instance that are walked when something has to be shed; 30–40 µs each."""
 FRESH_NS = 2 * _SECOND
 """Sub-buffers older than this say nothing of the present."""
 
@@ -163,12 +163,12 @@ class Estimator:
         usual = sorted(self.units, key=lambda unit: (order.get(unit.name, len(order)), unit.name))
         self._usual = {unit: 1.0 / place for place, unit in enumerate(usual, 1)}
 
-    def look(self, vitals: Vitals) -> None:
-        """Walk the latest sub-buffers that were not walked before; forget old ones."""
+    def look(self, vitals: Vitals, pages: int = PAGES) -> None:
+        """Walk up to ``pages`` of each instance's latest sub-buffers; forget old ones."""
         now = vitals.now_ns
         self._samples = {k: s for k, s in self._samples.items() if now - s.last_ns <= FRESH_NS}
         for instance in self._unit:
-            for page in vitals.recent(instance, PAGES):
+            for page in vitals.recent(instance, pages):
                 first = page_time(page)
                 # What is not a sub-buffer of this moment (another source's records) is not taken for one.
                 if not now - 60 * _SECOND < first <= now or (instance, first) in self._samples:
