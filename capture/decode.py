@@ -29,6 +29,8 @@ BAD_EVENT = 2
 UNKNOWN_ID = 4
 SHORT_PAYLOAD = 8
 MISSED = 16
+EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
+TRUNCATED = "the last page is incomplete"
 _DAMAGE = {
     BAD_LENGTH: "a page is longer than a page can be",
     BAD_EVENT: "an event does not fit into its page",
@@ -43,25 +45,36 @@ def walk(
     layout: Any,
     kind_of_id: Any,
     need: Any,
-    fill: bool,
+    block_pages: Any,
     cursor: Any,
-    ts_out: Any,
-    at_out: Any,
     page_ts: Any,
     page_end: Any,
+    page_low: Any,
+    page_high: Any,
     page_state: Any,
     page_missed: Any,
     page_bad: Any,
+    fill: bool,
+    limit: Any,
+    origin: Any,
+    earliest: Any,
+    latest: Any,
+    ts_out: Any,
+    at_out: Any,
 ) -> None:
-    """Walk every page of one CPU.
+    """Walk pages of one CPU.
 
     ``words`` u32[pages * page_words]; ``layout`` u64[3]: words per page, word of the commit field, words
     before the data; ``kind_of_id`` u16[65536] maps event ids to kinds; ``need`` u64[kinds]: payload in words.
-    ``cursor`` i64[kinds] counts the events of each kind (``fill`` False) or holds where the next one goes in
-    ``ts_out`` (i64, ns) and ``at_out`` (u32, payload position in words).
 
-    Per page: time of its header, time of its last event, state flags, number of missed events, number of
+    ``fill`` False: ``cursor`` i64[blocks, kinds] counts the events of each kind in each block of
+    ``block_pages`` pages. Per page: time of its header, time after its last event, earliest and latest time
+    of a usable event (of the header if there is none), state flags, number of missed events, number of
     events that could not be used. What follows damage in a page is dropped; the next page starts afresh.
+
+    ``fill`` True: ``cursor`` says where the next event of each kind goes in ``ts_out`` (i64, ns) and
+    ``at_out`` (u32, ``origin`` + payload position in words), up to ``limit`` i64[kinds]; beyond it the cursor
+    moves on alone. Events before ``earliest`` or after ``latest`` (i64, ns) are left out.
     """
     page_words = np.uint64(layout[0])
     commit_word = np.uint64(layout[1])
@@ -78,10 +91,16 @@ def walk(
         page_ts[page] = np.int64(clock)
         state = np.uint8(0)
         bad = 0
+        block = np.uint64(page) // np.uint64(block_pages)
+        low = np.int64(0)
+        high = np.int64(-1)
+        any_event = False
         missed = np.uint64(0)
         if length > capacity or length & np.uint64(3):
             page_state[page] = BAD_LENGTH
             page_end[page] = np.int64(clock)
+            page_low[page] = np.int64(clock)
+            page_high[page] = np.int64(clock)
             page_missed[page] = 0
             page_bad[page] = 1
             continue
@@ -131,11 +150,24 @@ def walk(
                         state |= np.uint8(SHORT_PAYLOAD)
                         bad += 1
                     else:
+                        ts = np.int64(clock)
                         if fill:
-                            slot = np.uint64(cursor[kind])
-                            ts_out[slot] = np.int64(clock)
-                            at_out[slot] = np.uint32(payload)
-                        cursor[kind] += 1
+                            if earliest <= ts <= latest:
+                                slot = cursor[block, kind]
+                                if slot < limit[kind]:
+                                    ts_out[np.uint64(slot)] = ts
+                                    at_out[np.uint64(slot)] = np.uint32(np.uint64(origin) + payload)
+                                cursor[block, kind] = slot + 1
+                        else:
+                            cursor[block, kind] += 1
+                            if not any_event:
+                                low = ts
+                                high = ts
+                                any_event = True
+                            elif ts < low:
+                                low = ts
+                            elif ts > high:
+                                high = ts
                 at = after
             elif kind_len == np.uint64(29):
                 if delta == 0:
@@ -165,6 +197,8 @@ def walk(
                     clock = full
                 at += two
         page_end[page] = np.int64(clock)
+        page_low[page] = low if any_event else page_ts[page]
+        page_high[page] = high if any_event else page_ts[page]
         page_state[page] = state
         page_missed[page] = np.int64(missed)
         page_bad[page] = bad
@@ -185,8 +219,8 @@ class Problem:
 class CpuEvents:
     """The decoded order of one CPU's events.
 
-    Kind k owns ``ts[first[k]:first[k + 1]]`` (i64, ns) and the same slice of ``at`` (u32: position of the
-    payload in ``words``, the pages as u32).
+    Kind k owns ``ts[span(k)]`` (i64, ns) and the same slice of ``at`` (u32: position of the payload in
+    ``words``, the pages as u32): from ``first[k]`` to ``stop[k]``, or to ``first[k + 1]`` without ``stop``.
     """
 
     cpu: int
@@ -196,22 +230,120 @@ class CpuEvents:
     at: np.ndarray
     unusable: int
     problems: list[Problem]
+    stop: np.ndarray | None = None
+
+    def span(self, kind: int) -> slice:
+        """Where the events of a kind are."""
+        stop = self.first[kind + 1] if self.stop is None else self.stop[kind]
+        return slice(int(self.first[kind]), int(stop))
+
+    def rows(self, kind: int) -> int:
+        """Events of a kind."""
+        span = self.span(kind)
+        return span.stop - span.start
 
     @property
     def events(self) -> int:
         """Events that were decoded."""
-        return int(self.ts.size)
+        return int(self.ts.size) if self.stop is None else int((self.stop - self.first[:-1]).sum())
+
+
+class PageCounts:
+    """What a first walk over consecutive pages finds: ``counts`` i64[blocks, kinds]; the rest per page."""
+
+    def __init__(self, blocks: int, kinds: int, pages: int) -> None:
+        self.counts = np.zeros((blocks, kinds), np.int64)
+        self.ts, self.end, self.low, self.high = (np.zeros(pages, np.int64) for _ in range(4))
+        self.state = np.zeros(pages, np.uint8)
+        self.missed, self.bad = (np.zeros(pages, np.int64) for _ in range(2))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays per page, in the order in which :func:`walk` takes them."""
+        return self.ts, self.end, self.low, self.high, self.state, self.missed, self.bad
+
+    def problems(self, before: int | None, after: int | None) -> list[Problem]:
+        """Damage and missed events, in order. ``before``: when the page before these ended; ``after``: when
+        the page after them begins; None where there is none.
+        """
+        found = []
+        count: int | None
+        pages = len(self.ts)
+        for number in np.flatnonzero(self.state).tolist():
+            here = int(self.ts[number])
+            begin = int(self.end[number - 1]) if number else here if before is None else before
+            finish = int(self.ts[number + 1]) if number + 1 < pages else after
+            state = int(self.state[number])
+            if state & MISSED:
+                # Behind a damaged page may stand any number: one that cannot be is an unknown one.
+                count = int(self.missed[number]) if self.missed[number] > 0 else None
+                text = "the kernel flagged missed events"
+                found.append(Problem(min(begin, here), here, count, "ring overrun", text))
+            damage = "; ".join(text for flag, text in _DAMAGE.items() if state & flag)
+            if damage:
+                exact = not state & (BAD_LENGTH | BAD_EVENT)
+                until = max(here, int(self.end[number]), here if finish is None else finish)
+                count = int(self.bad[number]) if exact else None
+                found.append(Problem(here, until, count, "decode error", damage))
+        return found
+
+
+class PageDecoder:
+    """Walks pages of one layout in which events of the ``kinds`` are expected."""
+
+    def __init__(self, layout: PageLayout, kinds: list[EventFormat]) -> None:
+        self.page_words = layout.page_bytes // 4
+        self.kinds = len(kinds)
+        self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
+        self._need = np.zeros(len(kinds), np.uint64)
+        for number, kind in enumerate(kinds):
+            self._kind_of_id[kind.id] = number
+            self._need[number] = (kind.payload_bytes + 3) // 4
+        self._layout = np.array(
+            [self.page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64
+        )
+
+    def count(self, words: np.ndarray, block_pages: int | None = None) -> PageCounts:
+        """Count the events of each kind in every block of ``block_pages`` pages (None: one block)."""
+        pages = words.size // self.page_words
+        size = max(pages, 1) if block_pages is None else block_pages
+        found = PageCounts(-(-pages // size) if block_pages else 1, self.kinds, pages)
+        nothing = (np.empty(0, np.int64), np.empty(0, np.uint32))
+        walk(
+            words, self._layout, self._kind_of_id, self._need, size, found.counts, *found.arrays,
+            False, nothing[0], 0, 0, 0, *nothing,
+        )  # fmt: skip
+        return found
+
+    def fill(
+        self,
+        words: np.ndarray,
+        origin: int,
+        earliest: int,
+        latest: int,
+        cursor: np.ndarray,
+        limit: np.ndarray,
+        ts: np.ndarray,
+        at: np.ndarray,
+    ) -> None:
+        """Write down the events of ``earliest`` … ``latest`` (ns); ``cursor`` (i64[kinds]) moves on."""
+        pages = words.size // self.page_words
+        scratch = PageCounts(0, 0, pages)
+        walk(
+            words, self._layout, self._kind_of_id, self._need, max(pages, 1), cursor.reshape(1, -1),
+            *scratch.arrays, True, limit, origin, earliest, latest, ts, at,
+        )  # fmt: skip
 
 
 def load_words(path: Path, layout: PageLayout) -> tuple[np.ndarray, bool]:
     """A file of raw pages as u32 words, and whether an incomplete page at its end was left out.
 
-    Raises VerificationError when the file is too large to be addressed (16 GiB per CPU and segment).
+    Raises VerificationError when the file is too large to be addressed at once (16 GiB).
     """
     size = path.stat().st_size
     whole = size // layout.page_bytes * layout.page_bytes
     if whole // 4 >= 1 << 32:
-        raise VerificationError(f"{path} is larger than 16 GiB", "Record shorter segments.")
+        raise VerificationError(f"{path} is larger than 16 GiB", "Decode it in slices.")
     if whole == 0:
         return np.empty(0, "<u4"), size > 0
     return np.memmap(path, "<u4", "r", shape=(whole // 4,)), whole != size
@@ -224,42 +356,15 @@ def decode_cpu(
 
     Damage never raises: it is listed in ``problems``, and the events that it hides are counted as unusable.
     """
-    kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
-    need = np.zeros(len(kinds), np.uint64)
-    for number, kind in enumerate(kinds):
-        kind_of_id[kind.id] = number
-        need[number] = (kind.payload_bytes + 3) // 4
-    page_words = layout.page_bytes // 4
-    pages = words.size // page_words
-    shape = np.array([page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64)
-    page = [np.zeros(pages, dtype) for dtype in (np.int64, np.int64, np.uint8, np.int64, np.int64)]
-    found = np.zeros(len(kinds), np.int64)
-    nothing = (np.empty(0, np.int64), np.empty(0, np.uint32))
-    walk(words, shape, kind_of_id, need, False, found, *nothing, *page)
+    decoder = PageDecoder(layout, kinds)
+    counted = decoder.count(words)
     first = np.zeros(len(kinds) + 1, np.int64)
-    np.cumsum(found, out=first[1:])
+    np.cumsum(counted.counts[0], out=first[1:])
     ts = np.empty(first[-1], np.int64)
     at = np.empty(first[-1], np.uint32)
-    walk(words, shape, kind_of_id, need, True, first[:-1].copy(), ts, at, *page)
-    page_ts, page_end, page_state, page_missed, page_bad = page
-    problems = []
-    count: int | None
-    for number in np.flatnonzero(page_state).tolist():
-        begin = int(page_end[number - 1]) if number else int(page_ts[number])
-        finish = int(page_ts[number + 1]) if number + 1 < pages else int(page_end[number])
-        state = int(page_state[number])
-        here = int(page_ts[number])
-        if state & MISSED:
-            count = int(page_missed[number]) or None
-            text = "the kernel flagged missed events"
-            problems.append(Problem(min(begin, here), here, count, "ring overrun", text))
-        damage = "; ".join(text for flag, text in _DAMAGE.items() if state & flag)
-        if damage:
-            exact = not state & (BAD_LENGTH | BAD_EVENT)
-            until = max(finish, here, int(page_end[number]))
-            count = int(page_bad[number]) if exact else None
-            problems.append(Problem(here, until, count, "decode error", damage))
+    decoder.fill(words, 0, EARLIEST, LATEST, first[:-1].copy(), first[1:], ts, at)
+    problems = counted.problems(None, None)
     if truncated:
-        last = int(page_end[-1]) if pages else 0
-        problems.append(Problem(last, last, None, "decode error", "the last page is incomplete"))
-    return CpuEvents(cpu, words, first, ts, at, int(page_bad.sum()), problems)
+        last = int(counted.end[-1]) if len(counted.end) else 0
+        problems.append(Problem(last, last, None, "decode error", TRUNCATED))
+    return CpuEvents(cpu, words, first, ts, at, int(counted.bad.sum()), problems)

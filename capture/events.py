@@ -1,0 +1,98 @@
+"""Decode the events of a segment slice by slice, table by table, in the order of the tables' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from hindsight.capture.decode import CpuEvents, PageDecoder
+from hindsight.capture.formats import EventFormat, parse_event, parse_header_page
+from hindsight.capture.index import Advance, RawIndex, index_pages
+from hindsight.capture.schema import TABLES, Table
+from hindsight.capture.segment import Segment
+from hindsight.capture.slices import SLICE_BYTES, cut, decode_slice
+from hindsight.errors import VerificationError
+
+_BY_TRACEPOINT = {table.tracepoint: table for table in TABLES.values() if table.tracepoint}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of event that an instance recorded, and the table of its rows (None: it has none)."""
+
+    number: int
+    format: EventFormat
+    table: Table | None
+
+
+@dataclass(frozen=True)
+class InstanceTrace:
+    """The raw trace of one instance, indexed: what it holds and what is damaged is known."""
+
+    name: str
+    kinds: list[Kind]
+    cpus: list[RawIndex]
+
+    def rows(self) -> dict[str, int]:
+        """Rows by table."""
+        found = {}
+        for kind in self.kinds:
+            count = sum(int(index.counts[:, kind.number].sum(dtype="int64")) for index in self.cpus)
+            if kind.table is not None and count:
+                found[kind.table.name] = count
+        return found
+
+    def slices(
+        self, slice_bytes: int = SLICE_BYTES, pool: Executor | None = None
+    ) -> Iterator[tuple[list[CpuEvents], int]]:
+        """The events of each slice of time, and the bytes of raw trace that it was the first to read."""
+        for part in cut(self.cpus, slice_bytes):
+            yield decode_slice(part, self.cpus, pool), part.fresh_bytes
+
+
+def index_segment(
+    segment: Segment,
+    advance: Advance = lambda count: None,
+    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]] = map,
+) -> list[InstanceTrace]:
+    """Verify and index all raw trace of a segment; ``each`` maps a function over independent tasks.
+
+    Raises VerificationError when a file is not what the manifest says, or a format is missing or unknown.
+    """
+    instances = []
+    tasks: list[tuple[int, int, str, Any]] = []
+    for place, (name, facts) in enumerate(sorted(segment.facts["instances"].items())):
+        kinds = [_kind(segment, number, event) for number, event in enumerate(facts["events"])]
+        instances.append(InstanceTrace(name, kinds, []))
+        layout = parse_header_page(segment.formats.get("header_page", ""))
+        if facts["subbuffer_bytes"] != layout.page_bytes:
+            raise VerificationError(
+                f"{segment.path}: sub-buffers of {facts['subbuffer_bytes']} bytes, but header_page says "
+                f"{layout.page_bytes}"
+            )
+        decoder = PageDecoder(layout, [kind.format for kind in kinds])
+        prefix, suffix = f"raw/{name}/cpu", ".pages"
+        for file in segment.files:
+            if file.startswith(prefix) and file.endswith(suffix):
+                cpu = int(file.removeprefix(prefix).removesuffix(suffix))
+                tasks.append((place, cpu, file, decoder))
+    tasks.sort(key=lambda task: task[:2])
+
+    def one(task: tuple[int, int, str, Any]) -> RawIndex:
+        _, cpu, file, decoder = task
+        return index_pages(cpu, segment.path, file, segment.files[file], decoder, advance)
+
+    for task, index in zip(tasks, each(one, tasks), strict=True):
+        instances[task[0]].cpus.append(index)
+    return instances
+
+
+def _kind(segment: Segment, number: int, event: str) -> Kind:
+    try:
+        text = segment.formats[event]
+    except KeyError:
+        raise VerificationError(f"{segment.path} has no format of {event}") from None
+    layout = parse_event(event.split("/")[0], text)
+    return Kind(number, layout, _BY_TRACEPOINT.get(f"{layout.system}/{layout.name}"))
