@@ -8,9 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
-PACKAGES := fio sqlite3 rocksdb-tools trace-cmd chromium
+PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium
 
-.PHONY: help repro test test-all lint lock system-packages check-reproducible docs bench clean
+.PHONY: help repro test test-all lint lock system-packages fuzz check-reproducible docs bench clean
 
 help:  ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(STAMP) system-packages  ## lint, and run the tests
 
 test-all: $(STAMP) system-packages  ## the slow tests too
 	@python -m pytest
+
+fuzz: $(STAMP)  ## more than a million damaged inputs for the parsers of capture (about ten minutes)
+	@python tests/fuzz/run.py
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: apt-get install python3 python3-venv" >&2; exit 3; }
@@ -70,7 +73,7 @@ docs: $(STAMP)  ## write the generated pages of docs/
 	@python docs/generate.py
 
 bench: $(STAMP)  ## the benchmarks, side by side with the alternatives
-	@for b in benchmarks/*.py; do echo "== $$b"; python $$b || exit 1; done
+	@for b in benchmarks/*.py benchmarks/capture; do echo "== $$b"; python $$b || exit 1; done
 
 clean:  ## remove the virtual environment and what was built (not the DVC cache)
 	@rm -rf $(VENV) build *.egg-info
