@@ -367,9 +367,8 @@ class Disk:
             if isinstance(action, Pause):
                 assert action.budget not in self.paused
                 self.paused.add(action.budget)
-                assert (
-                    self.waiting + FACTS_BYTES <= self.size - self.used or not self.written
-                )  # it can be sealed
+                # It can be sealed, unless there was no room from the beginning.
+                assert self.waiting + FACTS_BYTES <= self.size - self.used or self.now == SECOND + LOOK_NS
                 self.used += self.waiting
                 self.written += self.waiting
                 self.waiting = 0
@@ -379,8 +378,8 @@ class Disk:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(8, 2000), st.integers(0, 100), st.floats(1, 60e6), st.floats(0.5, 1.0),
-    st.floats(0, 1), st.lists(st.integers(5, 60), max_size=4),
+    st.integers(24, 2000), st.integers(0, 100), st.floats(1, 60e6), st.floats(0.5, 1.0),
+    st.floats(0, 0.9), st.lists(st.integers(5, 60), max_size=4),
 )  # fmt: skip
 def test_disk(limit: int, free: int, rate: float, share: float, before: float, tidied: list[int]) -> None:
     size = (limit + free + 300) * MIB
@@ -418,6 +417,24 @@ def test_disk_resumes_only_with_room() -> None:
     disk.used -= 10 * MIB
     disk.look(10e6)
     assert not disk.paused
+
+
+def test_a_failed_write_pauses_whatever_the_file_system_says() -> None:
+    governor = Governor(Budgets(min_free=0), EVENTS)
+    waits = []
+    now = SECOND
+    for _ in range(9):
+        governor.no_space(now)
+        governor.no_space(now)
+        assert governor.paused == ("disk",)
+        failed = now
+        actions: list[object] = []
+        while not actions:
+            now += LOOK_NS
+            actions = [*governor.step(Vitals(now, 0, 0, 0, 0, UNLIMITED_BYTES, 0, 0, 0, 0, lambda i, c: []))]
+        assert actions == [Resume("disk")]
+        waits.append((now - failed) // SECOND)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_memory_pauses_when_it_lasts() -> None:
