@@ -1,4 +1,4 @@
-"""Stretches of raw records, in plain Python: counted, checked, or shown as the sub-buffer ftrace would have made.
+"""Stretches of raw records, in plain Python: counted, checked, or shown as a sub-buffer of ftrace.
 
 It runs on the recorded host, on a few kilobytes at a time.
 """
@@ -48,8 +48,8 @@ def whole_records(window: bytes, earliest_ns: int, latest_ns: int) -> tuple[int,
     """How many bytes at the beginning of ``window`` are whole, plausible records.
 
     Returns them, the time of the last sample among them (ns, 0 without one), and whether what follows is
-    damaged rather than the beginning of a record that ``window`` cuts off. A sample is plausible when its time
-    lies within the given bounds (CLOCK_MONOTONIC, ns) and its parts fit into it.
+    damaged rather than the beginning of a record that ``window`` cuts off. A sample is plausible when its
+    time lies within the given bounds (CLOCK_MONOTONIC, ns) and its parts fit into it.
     """
     at, end, last = 0, len(window), 0
     while at + 8 <= end:

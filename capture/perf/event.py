@@ -6,6 +6,7 @@ bytes, Linux 4.8) are used; PERF_FORMAT_LOST, without which losses could not be 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -23,7 +24,7 @@ COUNT_SW_DUMMY = 9
 
 SAMPLE_TIME, SAMPLE_RAW, SAMPLE_IDENTIFIER = 1 << 2, 1 << 10, 1 << 16
 SAMPLE_TYPE = SAMPLE_TIME | SAMPLE_RAW | SAMPLE_IDENTIFIER
-"""What a sample holds, in this order: u64 identifier, u64 time, u32 size of the tracepoint's record, that record.
+"""What a sample holds, in this order: u64 identifier, u64 time, u32 size of the tracepoint's record, the record.
 
 The record itself names the tracepoint (``common_type``) and the thread (``common_pid``, in the first pid
 namespace, as ftrace gives it); the ring buffer is that of the processor. So nothing else is sampled.
@@ -151,10 +152,8 @@ def refused(error: OSError, what: str, buffer_kb: int = 0) -> HindsightError:
         )
     if number in (errno.EACCES, errno.EPERM):
         level = ""
-        try:
+        with contextlib.suppress(OSError):
             level = f" (kernel.perf_event_paranoid is {_PARANOID.read_text().strip()})"
-        except OSError:
-            pass
         return NotPermittedError(
             f"this process may not open perf events{level}",
             "Grant it CAP_PERFMON (Linux 5.8 or later), or: sysctl kernel.perf_event_paranoid=-1",

@@ -17,7 +17,7 @@ class Group:
     """Tracepoints (``ids``: ``system/event`` to id) on processor ``cpu``, of all threads or of ``pids``.
 
     Off until :meth:`switch`. With ``pids``, threads that these create are included. Raises OSError when the
-    kernel refuses an event, ``OSError.filename`` naming it, and HindsightError when it refuses the ring buffer.
+    kernel refuses an event (``filename`` names it) and HindsightError when it refuses the ring buffer.
     """
 
     def __init__(self, cpu: int, ids: Mapping[str, int], pids: Iterable[int] | None, buffer_kb: int) -> None:

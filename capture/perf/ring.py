@@ -45,7 +45,7 @@ class Ring:
     def head(self) -> int:
         """Where the kernel writes next, in bytes since the beginning; what lies before it may be read."""
         value = int(self._head.value)
-        # Releasing and taking a lock orders this load before those of the data (smp_rmb in the kernel's text).
+        # Releasing and taking a lock orders this load before those of the data (smp_rmb in the header).
         self._order.release()
         self._order.acquire()
         return value

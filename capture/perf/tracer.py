@@ -25,6 +25,7 @@ RECORD_BYTES = 8
 _ONLINE = Path("/sys/devices/system/cpu/online")
 _BLOCK_BYTES = 4096
 _MOVES = 256
+_COUNTERS = ("read events", "dropped events", "overrun", "commit overrun", "entries", "bytes")
 
 
 def online_cpus(path: Path = _ONLINE) -> list[int]:
@@ -100,8 +101,6 @@ class PerfTracer:
     def open(self, directory: Path) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`."""
         self._directory = directory
-        if self.name == DEVICES:
-            self._open_events()
 
     def follow(self, pids: Iterable[int]) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`; once, before it is switched on."""
@@ -115,8 +114,7 @@ class PerfTracer:
     def ignore(self, threads: Iterable[int]) -> None:
         """Never record these threads; of calls after the events were opened nothing comes."""
         self._ignored += threads
-        if self._directory is not None:
-            self._open_events()
+        self._open_events()
 
     def _open_events(self) -> None:
         if self._groups or not self.events:
@@ -188,12 +186,12 @@ class PerfTracer:
         self._on = False
 
     def drain(self) -> int:
-        """See :class:`hindsight.capture.tracer.Tracer`; there are no sub-buffers: all that is there is moved."""
+        """See :class:`hindsight.capture.tracer.Tracer`; without sub-buffers, all that is there is moved."""
         return sum(self._copy(cpu, ring, None) for cpu, ring in self._rings())
 
     def finish(self) -> int:
-        """The same as :meth:`drain`."""
-        return self.drain()
+        """Move everything that is there, on each processor up to a position at which the counts are exact."""
+        return sum(self._settle(group) for group in self._groups.values())
 
     def flush(self) -> None:
         """Nothing waits outside the ring buffers."""
@@ -207,14 +205,12 @@ class PerfTracer:
                 self._moves.append((cpu, offset, ring.written - offset))
 
     def rotate(self, directory: Path) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`. The old files end where the counters are known exactly."""
+        """See :class:`hindsight.capture.tracer.Tracer`."""
         self._directory = directory
-        for group in self._groups.values():
-            self._settle(group)
         self._use_files(directory)
 
-    def _settle(self, group: Group) -> None:
-        """Copy up to a position for which the counts are known, and remember them."""
+    def _settle(self, group: Group) -> int:
+        """Copy up to a position for which the counts are known, and remember them; returns bytes."""
         found = None
         if self._on:
             with _running_on(group.cpu) as here:
@@ -225,8 +221,9 @@ class PerfTracer:
             count, lost = self._counted(group)
             found = group.ring.tail, count, lost
         position, count, lost = found
-        self._copy(group.cpu, group.ring, position)
+        moved = self._copy(group.cpu, group.ring, position)
         self._exact[group.cpu] = position, count, lost
+        return moved
 
     def _counted(self, group: Group) -> tuple[int, int]:
         """Samples up to where the ring buffer was copied, counted one by one; what was lost until now."""
@@ -239,27 +236,23 @@ class PerfTracer:
     def stats(self) -> dict[int, dict[str, int]]:
         """See :class:`hindsight.capture.tracer.Tracer`.
 
-        ``read events`` is exact after :meth:`rotate`, until more is drained, and while it is off. In between
+        ``read events`` is exact after :meth:`finish`, until more is drained, and while it is off. In between
         it includes what still waits in the ring buffer. Events that the kernel counts and then neither writes
         nor counts as lost (docs/perf-source.md) are in it as well.
         """
         found = {}
-        for cpu, group in self._groups.items():
+        for cpu in self._cpus:
+            if cpu not in self._groups:
+                found[cpu] = dict.fromkeys(_COUNTERS, 0)
+                continue
+            group = self._groups[cpu]
             ring = group.ring
-            waiting = ring.pending
             position, count, lost = self._exact[cpu]
             if ring.tail != position or not self._on:
                 count, lost = group.count()
                 if not self._on:
                     count -= ring.samples(ring.head)
-            found[cpu] = {
-                "read events": count - lost,
-                "dropped events": lost,
-                "overrun": 0,
-                "commit overrun": 0,
-                "entries": 0,
-                "bytes": waiting,
-            }
+            found[cpu] = dict(zip(_COUNTERS, (count - lost, lost, 0, 0, 0, ring.pending), strict=True))
         return found
 
     def formats(self) -> dict[str, str]:
