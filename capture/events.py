@@ -10,8 +10,10 @@ from typing import Any
 from hindsight.capture.decode import CpuEvents, PageDecoder
 from hindsight.capture.formats import EventFormat, parse_event, parse_header_page
 from hindsight.capture.index import Advance, RawIndex, index_pages
+from hindsight.capture.options import PERF
+from hindsight.capture.perf.records import RecordDecoder, index_records
 from hindsight.capture.schema import TABLES, Table
-from hindsight.capture.segment import Segment
+from hindsight.capture.segment import RAW_SUFFIX, Segment
 from hindsight.capture.slices import SLICE_BYTES, cut, decode_slice
 from hindsight.errors import VerificationError
 
@@ -66,14 +68,8 @@ def index_segment(
     for place, (name, facts) in enumerate(sorted(segment.facts["instances"].items())):
         kinds = [_kind(segment, number, event) for number, event in enumerate(facts["events"])]
         instances.append(InstanceTrace(name, kinds, []))
-        layout = parse_header_page(segment.formats.get("header_page", ""))
-        if facts["subbuffer_bytes"] != layout.page_bytes:
-            raise VerificationError(
-                f"{segment.path}: sub-buffers of {facts['subbuffer_bytes']} bytes, but header_page says "
-                f"{layout.page_bytes}"
-            )
-        decoder = PageDecoder(layout, [kind.format for kind in kinds])
-        prefix, suffix = f"raw/{name}/cpu", ".pages"
+        decoder = _decoder(segment, facts, kinds)
+        prefix, suffix = f"raw/{name}/cpu", RAW_SUFFIX[facts["source"]]
         for file in segment.files:
             if file.startswith(prefix) and file.endswith(suffix):
                 cpu = int(file.removeprefix(prefix).removesuffix(suffix))
@@ -82,11 +78,26 @@ def index_segment(
 
     def one(task: tuple[int, int, str, Any]) -> RawIndex:
         _, cpu, file, decoder = task
+        if isinstance(decoder, RecordDecoder):
+            return index_records(cpu, segment.path, file, segment.files[file], decoder, advance)
         return index_pages(cpu, segment.path, file, segment.files[file], decoder, advance)
 
     for task, index in zip(tasks, each(one, tasks), strict=True):
         instances[task[0]].cpus.append(index)
     return instances
+
+
+def _decoder(segment: Segment, facts: dict[str, Any], kinds: list[Kind]) -> PageDecoder | RecordDecoder:
+    formats = [kind.format for kind in kinds]
+    if facts["source"] == PERF:
+        return RecordDecoder(formats)
+    layout = parse_header_page(segment.formats.get("header_page", ""))
+    if facts["subbuffer_bytes"] != layout.page_bytes:
+        raise VerificationError(
+            f"{segment.path}: sub-buffers of {facts['subbuffer_bytes']} bytes, but header_page says "
+            f"{layout.page_bytes}"
+        )
+    return PageDecoder(layout, formats)
 
 
 def _kind(segment: Segment, number: int, event: str) -> Kind:

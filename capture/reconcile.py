@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from hindsight.capture.decode import Problem
+from hindsight.capture.options import PERF
 from hindsight.errors import VerificationError
 
 OVERRUN = "ring overrun"
 DECODE = "decode error"
 DIED = "recorder died"
 RING_FULL = "ring full"
+UNSAMPLED = "perf source: counted, not sampled"
+"""perf counts some events of idle processors and writes no sample of them (docs/perf-source.md)."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ def _read_but_absent(path: Path, facts: Mapping[str, Any], decoded: Decoded) -> 
         spans = [row.from_ns for row in vague], [row.to_ns for row in vague]
         rows.append(replace(vague[0], from_ns=min(spans[0]), to_ns=max(spans[1]), lower=lower, upper=lower))
     elif lacking > 0:
-        rows.append(Row(cpu, None, start, end, lacking, lacking, DIED if recovered else DECODE))
+        cause = DIED if recovered else UNSAMPLED if instance["source"] == PERF else DECODE
+        rows.append(Row(cpu, None, start, end, lacking, lacking, cause))
     left = after.get("entries", 0)
     if left and facts["closed"] in ("end", "recovered"):
         # They are still in a ring buffer that nobody will read.

@@ -245,7 +245,7 @@ _FACTS = (
         Column("to_ns", "i64", "its end", "ns"),
         Column("count_lower", "u64", "at least so many events"),
         Column("count_upper", "u64", "at most so many events, null = unknown", nullable=True),
-        Column("cause", "str", "ring overrun, ring full, budget shed, paused, truncated, recorder died, decode error; some are followed by `: ` and what they were due to"),
+        Column("cause", "str", "ring overrun, ring full, budget shed, paused, truncated, recorder died, decode error, perf source; some are followed by `: ` and what they were due to"),
     ), "every interval in which events were or may have been lost"),
     Table("recorder", (
         Column("segment", "u32", "number of the segment within the capture"),

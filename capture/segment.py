@@ -5,7 +5,7 @@ A segment is a directory, immutable once it has its final name::
     <capture>-0000/
         manifest.json                     format of the segment, size and sha256 of every other file
         facts.json                        rows of the tables that are no events; counters; what was configured
-        raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them
+        raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them, or cpu<N>.perf: perf records
         formats.json                      the kernel's own description of each tracepoint and of the pages
 
 Directories have mode 0700 and files 0600: raw trace holds names of programs and inode numbers. While it is
@@ -40,7 +40,9 @@ MAX_JSON = 64 << 20
 """The largest JSON file of a segment that is read, in bytes."""
 MAX_FILES = 1 << 17
 """The most files that a segment may list: two for every processor that a kernel can have."""
-_RAW = re.compile(r"raw/[a-z][a-z0-9_]{0,31}/cpu(?:0|[1-9][0-9]{0,4})\.pages")
+RAW_SUFFIX = {"ftrace": ".pages", "perf": ".perf"}
+"""How the name of a raw file ends, by the source of its events."""
+_RAW = re.compile(r"raw/[a-z][a-z0-9_]{0,31}/cpu(?:0|[1-9][0-9]{0,4})\.(?:pages|perf)")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -59,9 +61,12 @@ class Segment:
         return self.path.resolve().name
 
     def raw(self, instance: str, cpu: int) -> Path | None:
-        """The sub-buffers of one CPU, None when it recorded nothing."""
-        name = f"raw/{instance}/cpu{cpu}.pages"
-        return self.path / name if name in self.files else None
+        """The raw trace of one CPU, None when it recorded nothing."""
+        for suffix in RAW_SUFFIX.values():
+            name = f"raw/{instance}/cpu{cpu}{suffix}"
+            if name in self.files:
+                return self.path / name
+        return None
 
 
 def open_regular(path: Path) -> int:
@@ -121,7 +126,7 @@ def open_segment(path: Path, verify: bool = True, raw: bool = True) -> Segment:
 
 
 def is_raw(name: str) -> bool:
-    """Whether a segment may have a file of sub-buffers of this name (relative to the segment)."""
+    """Whether a segment may have a file of raw trace of this name (relative to the segment)."""
     return _RAW.fullmatch(name) is not None
 
 

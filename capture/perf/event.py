@@ -24,7 +24,7 @@ COUNT_SW_DUMMY = 9
 
 SAMPLE_TIME, SAMPLE_RAW, SAMPLE_IDENTIFIER = 1 << 2, 1 << 10, 1 << 16
 SAMPLE_TYPE = SAMPLE_TIME | SAMPLE_RAW | SAMPLE_IDENTIFIER
-"""What a sample holds, in this order: u64 identifier, u64 time, u32 size of the tracepoint's record, the record.
+"""What a sample holds, in this order: u64 identifier, u64 time, u32 size of the tracepoint's record, it.
 
 The record itself names the tracepoint (``common_type``) and the thread (``common_pid``, in the first pid
 namespace, as ftrace gives it); the ring buffer is that of the processor. So nothing else is sampled.

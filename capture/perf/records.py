@@ -1,12 +1,14 @@
 """Decode raw perf records: compiled, in two passes, into the same arrays as ftrace's pages.
 
-The first pass counts the events of each kind, block by block; the second writes down when each event happened
-and where the tracepoint's record lies, whose layout is that of ftrace. Format: include/uapi/linux/perf_event.h
-of Linux 6.18 (``struct perf_event_header``, PERF_RECORD_SAMPLE with the sample type of
-:mod:`hindsight.capture.perf.event`). Records are multiples of 8 bytes; positions are in 32-bit words.
+The first pass counts the events of each kind, block by block; the second writes down when each event
+happened and where the tracepoint's record lies, whose layout is that of ftrace. Format:
+include/uapi/linux/perf_event.h of Linux 6.18 (``struct perf_event_header``, PERF_RECORD_SAMPLE with the
+sample type of :mod:`hindsight.capture.perf.event`). Records are multiples of 8 bytes; positions are in
+32-bit words.
 
-The time of a sample is read before its place in the ring buffer is taken. An interrupt in between puts its own
-samples first, so that records of one processor can be slightly out of order; who merges them sorts by time.
+The time of a sample is read before its place in the ring buffer is taken. An interrupt in between puts its
+own samples first, so that records of one processor can be slightly out of order; who merges them sorts by
+time.
 """
 
 from __future__ import annotations
@@ -62,9 +64,9 @@ def count_records(
     ``kind_of_id`` u16[65536] maps event ids to kinds, ``need`` u64[kinds] is their payload in words. A block
     ends with the first record that makes it ``block_words`` long. Per block: ``ends`` i64 in words, ``low``
     and ``high`` i64 (earliest and latest usable event, ns; low > high when there is none), ``state`` u8
-    (flags), ``bad`` i64 (events that cannot be used), ``counts`` i64[blocks, kinds]. ``tally`` i64[3]: blocks,
-    events that the kernel reported as lost, 1 when what follows is no record. The arrays have room for
-    ``words.size // block_words + 2`` blocks.
+    (flags), ``bad`` i64 (events that cannot be used), ``counts`` i64[blocks, kinds]. ``tally`` i64[3]:
+    blocks, events that the kernel reported as lost, 1 when what follows is no record. The arrays have room
+    for ``words.size // block_words + 2`` blocks.
     """
     size = np.uint64(words.size)
     at = np.uint64(0)
@@ -109,7 +111,7 @@ def count_records(
 
 @njit(cache=True, nogil=True)
 def _sample(words: Any, at: Any, length: Any, kind_of_id: Any, need: Any) -> Any:
-    """A sample of ``length`` words: what is wrong with it (a flag, 0 if nothing), its kind, its time in ns."""
+    """A sample of ``length`` words: what is wrong (a flag, 0 if nothing), its kind, its time in ns."""
     if length < np.uint64(8):
         return SHORT_PAYLOAD, 0, np.int64(0)
     stamp = np.uint64(words[at + np.uint64(4)]) | np.uint64(words[at + np.uint64(5)]) << np.uint64(32)
