@@ -21,7 +21,7 @@ _FILEID_INO32_GEN = 1  # enum fid_type of include/linux/exportfs.h; generation 0
 
 
 class InodeScan:
-    """Finds inodes in raw sub-buffers without decoding them, window by window; it may find too many, never too few.
+    """Finds inodes in raw sub-buffers without decoding them, window by window; never too few of them.
 
     ``events`` are (event id, offset of ``i_ino``, offset of ``s_dev``) in the payload, of 8 and 4 bytes. The
     result is a superset of the inodes of these events on ``devices``: bytes that look like an event count as

@@ -22,14 +22,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hindsight.capture import devices, files, host
-from hindsight.capture.facts import build_facts
+from hindsight.capture.facts import KEPT, build_facts
 from hindsight.capture.formats import parse_event
 from hindsight.capture.journal import Journal
-from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED
+from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED, is_raw
 from hindsight.errors import ConfigurationError, HindsightError
 
 OPENING = "opening.json"
@@ -64,11 +65,22 @@ def write_json(path: Path, content: object) -> int:
     return len(data)
 
 
-def lock_directory(path: Path, wait: bool) -> int | None:
-    """Lock a directory against other recorders and recoveries; returns the descriptor that holds the lock.
+@dataclass(frozen=True)
+class Lock:
+    """A directory's lock; ``held`` False where the file system has no locks."""
 
-    None when another process holds it and ``wait`` is False. Where the file system has no locks, a descriptor
-    without one. Raises OSError when there is no such directory.
+    descriptor: int
+    held: bool
+
+    def release(self) -> None:
+        """Let go of it."""
+        os.close(self.descriptor)
+
+
+def lock_directory(path: Path, wait: bool) -> Lock | None:
+    """Lock a directory against other recorders and recoveries, for as long as this process lives.
+
+    None when another process holds it and ``wait`` is False. Raises OSError when there is no such directory.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -77,8 +89,8 @@ def lock_directory(path: Path, wait: bool) -> int | None:
         os.close(descriptor)
         return None
     except OSError:
-        pass
-    return descriptor
+        return Lock(descriptor, False)
+    return Lock(descriptor, True)
 
 
 class OpenSegment:
@@ -95,9 +107,10 @@ class OpenSegment:
         self.path = directory / f"{UNSEALED}{name}"
         self._opening = opening
         self._formats = formats
-        self._anchors: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] = []
         self._counters: dict[tuple[str, str], dict[str, int]] = {}
         self._known: set[Path] = set()
+        self._gone = False
         self._lock = self._create(directory)
         try:
             for instance in opening["instances"]:
@@ -110,10 +123,10 @@ class OpenSegment:
                 fsync_path(path)
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock)
+            self._lock.release()
             raise
 
-    def _create(self, directory: Path) -> int:
+    def _create(self, directory: Path) -> Lock:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             while True:
@@ -123,9 +136,9 @@ class OpenSegment:
                     assert lock is not None
                     # Between the two calls a recovery may have taken the empty directory away.
                     with contextlib.suppress(FileNotFoundError):
-                        if os.path.samestat(os.stat(self.path), os.fstat(lock)):
+                        if os.path.samestat(os.stat(self.path), os.fstat(lock.descriptor)):
                             return lock
-                    os.close(lock)
+                    lock.release()
         except OSError as error:
             if error.errno in _FULL:
                 raise
@@ -151,8 +164,8 @@ class OpenSegment:
 
         Of a look only the processors are written whose counters changed. Raises OSError (ENOSPC, …).
         """
-        if entry["kind"] == "anchor":
-            self._anchors.append(entry)
+        if entry["kind"] in KEPT:
+            self._kept.append(entry)
         elif entry["kind"] == "look":
             entry = {**entry, "stats": self._changed(entry["stats"])}
         self._journal.append(entry)
@@ -169,7 +182,7 @@ class OpenSegment:
     def sync(self) -> None:
         """Make durable what was drained and noted so far. For the sealer's thread. Raises OSError."""
         sizes = {}
-        for path in self._raw_files():
+        for path in raw_files(self.path, self._opening):
             sizes[str(path.relative_to(self.path))] = path.stat().st_size
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -183,27 +196,22 @@ class OpenSegment:
         self._journal.append({"kind": "synced", "ts": host.clock_anchor(1).ts, "bytes": sizes})
         self._journal.sync()
 
-    def _raw_files(self) -> list[Path]:
-        return sorted((self.path / RAW).glob("*/*.pages"))
-
     def seal(self, closing: dict[str, Any]) -> Path:
         """Seal it: ``closing`` is what is known at the end. For the sealer's thread; returns the final path.
 
         Raises HindsightError when it cannot be written; it can then be sealed later, by calling this again
         or by :func:`hindsight.capture.recover.recover`, without loss.
         """
-        path = seal(
-            self.path, self.final, self._opening, self._formats, self._anchors, closing, self._journal
-        )
+        path = seal(self.path, self.final, self._opening, self._formats, self._kept, closing, self._journal)
         self.abandon()
         return path
 
     def abandon(self) -> None:
         """Let go of it as a process that ends does: what is on disk stays, for recovery."""
-        self._journal.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if not self._gone:
+            self._gone = True
+            self._journal.close()
+            self._lock.release()
 
     def discard(self) -> None:
         """Remove what was written, if it was not sealed."""
@@ -243,6 +251,12 @@ def seal(
     return final
 
 
+def raw_files(path: Path, opening: Mapping[str, Any]) -> list[Path]:
+    """The files of sub-buffers in an unsealed segment, sorted."""
+    found = (file for name in opening["instances"] for file in (path / RAW / name).glob("cpu*.pages"))
+    return sorted(file for file in found if is_raw(str(file.relative_to(path))))
+
+
 def finish_sealing(path: Path, final: Path) -> None:
     """Of a directory whose manifest is durable: remove what only an unsealed segment has, name it."""
     for name in (RESERVE, OPENING, JOURNAL):
@@ -266,13 +280,13 @@ def _write_sealed(
     known = {mount.device for mount in devices.mounts()} if here else set()
     inodes: set[files.Inode] = set()
     listed: dict[str, dict[str, Any]] = {}
-    for file in sorted((path / RAW).glob("*/*.pages")):
+    for file in raw_files(path, opening):
         if file.stat().st_size == 0:
             file.unlink()
             continue
-        instance = opening["instances"].get(file.parent.name)
-        events = _inode_events(instance["events"], formats) if instance and here else []
-        scan = files.InodeScan(events, known, instance["subbuffer_bytes"] if instance else 4096)
+        instance = opening["instances"][file.parent.name]
+        events = _inode_events(instance["events"], formats) if here else []
+        scan = files.InodeScan(events, known, instance["subbuffer_bytes"])
         listed[str(file.relative_to(path))] = _digest(file, scan)
         inodes |= scan.inodes
     facts = build_facts(opening, entries, closing)
