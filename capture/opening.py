@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import host
+from hindsight.capture.footprint import peak_resident_bytes
 from hindsight.capture.options import RecordOptions
 from hindsight.capture.owner import Owner
 from hindsight.capture.schema import SCHEMA_VERSION
@@ -163,7 +163,7 @@ class Usage:
             "to_ns": to_ns,
             "cpu_ns": time.process_time_ns() - self._cpu_ns,
             "raw_bytes": self.raw_bytes,
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_rss_bytes": peak_resident_bytes(),
         }
 
 
