@@ -37,7 +37,8 @@ LONGEST_PAUSE_S = 60
 
 FACTS_BYTES = 1 * _MIB
 """Kept free for what a segment holds besides raw trace: formats, tasks, descriptors, hashes."""
-SMALLEST_DISK = 4 * _MIB
+SMALLEST_DISK = 8 * _MIB
+"""Two open segments, with what they keep in reserve, and room to record."""
 SMALLEST_BUFFER_KB = 64
 RSS_GROWTH_BYTES = 8 * _MIB
 """What the recorder may grow by after its buffers were allocated."""

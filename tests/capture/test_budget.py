@@ -457,7 +457,7 @@ def test_memory_pauses_when_it_lasts() -> None:
 
 
 def test_pauses_add_up() -> None:
-    governor = Governor(Budgets(max_memory=MIB, max_disk=4 * MIB, min_free=0, max_rate=10), EVENTS)
+    governor = Governor(Budgets(max_memory=MIB, max_disk=8 * MIB, min_free=0, max_rate=10), EVENTS)
 
     def step(second: int, disk: int, rss: int) -> list[object]:
         now = second * SECOND
@@ -466,8 +466,8 @@ def test_pauses_add_up() -> None:
             governor.step(Vitals(now, 0, rss, 0, disk, UNLIMITED_BYTES, recorded, 0, 0, 0, lambda i, c: []))
         )
 
-    assert step(1, 4 * MIB, 2 * MIB) == [Pause("disk")]
-    assert step(3, 4 * MIB, 2 * MIB) == [Pause("memory")]
+    assert step(1, 8 * MIB, 2 * MIB) == [Pause("disk")]
+    assert step(3, 8 * MIB, 2 * MIB) == [Pause("memory")]
     assert governor.paused == ("disk", "memory")
     assert step(5, 0, 2 * MIB) == [Resume("disk")]
     assert step(6, 0, 2 * MIB) == []  # no shedding while it pauses
