@@ -1,7 +1,8 @@
 """Find the captures of a dataset and read their tables, checked against the schema.
 
 A dataset is what ``hindsight capture convert`` writes: ``host=…/date=…/<table>/<segment>.parquet``; the name
-of a segment begins with the id of its capture (:mod:`hindsight.capture.schema`).
+of a segment begins with the id of its capture (:mod:`hindsight.capture.schema`). A capture may have several
+segments; its tables are those of one recording (:mod:`hindsight.pipeline.segments`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import hindsight.capture.schema as schema
 from hindsight.errors import ConfigurationError
+from hindsight.pipeline import segments
 from hindsight.pipeline.store import to_columns
 
 if TYPE_CHECKING:
@@ -25,7 +27,10 @@ _CONVERT = "convert the recording again: `hindsight capture convert RAW -o DATAS
 
 @dataclass(frozen=True)
 class Capture:
-    """One recording: its facts and its files, by table. Times of the wall clock, in ns."""
+    """One recording: its facts and its files, by table, in order of segments. Times of the wall clock, in ns.
+
+    ``segments``: (name, start, end) of each that is there, CLOCK_MONOTONIC.
+    """
 
     id: str
     host: str
@@ -35,6 +40,7 @@ class Capture:
     end_ns: int
     monotonic_ns: int
     files: dict[str, list[Path]] = field(repr=False)
+    segments: tuple[tuple[str, int, int], ...] = ()
 
 
 def open_file(path: Path, table: str) -> pq.ParquetFile:
@@ -99,15 +105,22 @@ def _read_file(path: Path, table: str) -> pa.Table:
 
 
 def read_table(capture: Capture, table: str) -> dict[str, np.ndarray[Any, Any]] | None:
-    """One table of one capture, its segments in order; None if it has no rows.
+    """One table of one capture, as if it had one segment; None if it has no rows.
 
     Text, and columns in which a null occurs, are object arrays (null = None); others have the dtype of the
-    schema. Raises ConfigurationError, naming the file, for a damaged one.
+    schema. A segment that is missing between others is a row of ``losses``. Raises ConfigurationError, naming
+    the file, for a damaged one.
     """
     import pyarrow as pa
 
     paths = capture.files.get(table, [])
-    rows = pa.concat_tables([_read_file(path, table) for path in paths]) if paths else None
+    if table == "descriptors" and capture.segments:
+        paths = segments.first_look(paths, [name for name, _, _ in capture.segments])
+    parts = [_read_file(path, table) for path in paths]
+    if table == "losses" and (gaps := segments.gaps(capture.segments)):
+        wanted = schema.arrow_schema(table).remove_metadata()
+        parts.append(pa.Table.from_pylist(gaps, schema=wanted))
+    rows = segments.merge(table, parts) if parts else None
     return to_columns(rows) if rows is not None and rows.num_rows else None
 
 
@@ -128,13 +141,11 @@ def find_captures(dataset: Path) -> list[Capture]:
             "name a directory that `hindsight capture convert` wrote (in params.yaml: data.source)",
         )
     files = sorted(p for p in dataset.glob("*/*/*/*.parquet") if p.parent.name in schema.TABLES)
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, dict[str, dict[str, Any]]] = {}  # capture, segment: row
     for path in files:
-        if path.parent.name != "captures":
-            continue
-        for row in _read_file(path, "captures").to_pylist():
-            known = facts.setdefault(row["capture"], row)
-            known["end_ns"] = max(known["end_ns"], row["end_ns"])
+        if path.parent.name == "captures":
+            for row in _read_file(path, "captures").to_pylist():
+                facts.setdefault(row["capture"], {})[path.stem] = row
     if not facts:
         raise ConfigurationError(
             f"{dataset} holds no capture: no file matches host=*/date=*/captures/*.parquet",
@@ -145,8 +156,12 @@ def find_captures(dataset: Path) -> list[Capture]:
         owner = max((name for name in facts if _belongs(path, name)), key=len, default=None)
         if owner is None:
             raise ConfigurationError(f"{path} belongs to no capture of {dataset}", _CONVERT)
+        if path.stem not in facts[owner]:
+            raise ConfigurationError(
+                f"{path} belongs to a segment that is not complete: its conversion was interrupted", _CONVERT
+            )
         owned[owner].setdefault(path.parent.name, []).append(path)
-    captures = [_capture(row, owned[name]) for name, row in facts.items()]
+    captures = [_capture(rows, owned[name]) for name, rows in facts.items()]
     return sorted(captures, key=lambda c: (c.start_ns, c.id))
 
 
@@ -155,15 +170,18 @@ def _belongs(path: Path, capture: str) -> bool:
     return path.stem.startswith(capture) and (not rest or not rest[0].isalnum())
 
 
-def _capture(row: dict[str, Any], files: dict[str, list[Path]]) -> Capture:
-    start = int(row["realtime_start_ns"])
+def _capture(rows: dict[str, dict[str, Any]], files: dict[str, list[Path]]) -> Capture:
+    found = sorted(rows, key=lambda name: (int(rows[name]["start_ns"]), len(name), name))
+    row = rows[found[0]]
+    start, end = int(row["realtime_start_ns"]), max(int(r["end_ns"]) for r in rows.values())
     return Capture(
         id=row["capture"],
         host=row["host"],
         workload=row["label"] or row["program"] or "unlabelled",
         program=row["program"],
         start_ns=start,
-        end_ns=start + int(row["end_ns"]) - int(row["start_ns"]),
+        end_ns=start + end - int(row["start_ns"]),
         monotonic_ns=int(row["start_ns"]),
-        files=files,
+        files={table: sorted(paths, key=segments.in_order) for table, paths in files.items()},
+        segments=tuple((name, int(rows[name]["start_ns"]), int(rows[name]["end_ns"])) for name in found),
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,11 @@ def test_segments_of_a_capture_are_read_in_order_and_kept_from_longer_ids(tmp_pa
     path.rename(path.with_name("a-00.parquet"))
     write_table(dataset, "sys_enter_pread64", "a", {"ts": 1 << 50}, 1)
     (path.with_name("a-0.parquet")).rename(path.with_name("a-01.parquet"))
+    facts = one(dataset, "captures")
+    shutil.copy(facts, facts.with_name("a-01.parquet"))
+    facts.rename(facts.with_name("a-00.parquet"))
+    for other in ("devices", "page_cache_ra_order"):
+        one(dataset, other).rename(one(dataset, other).with_name("a-00.parquet"))
     ts = read_table(find_captures(dataset)[0], "sys_enter_pread64")["ts"]  # type: ignore[index]
     assert len(ts) == 24 and ts[-1] == 1 << 50
 
