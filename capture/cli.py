@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-VERBS = ("record", "convert", "info")
+VERBS = ("doctor", "record", "status", "trigger", "clean", "convert", "info")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
