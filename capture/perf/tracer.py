@@ -101,6 +101,8 @@ class PerfTracer:
     def open(self, directory: Path) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`."""
         self._directory = directory
+        if self.name == DEVICES:
+            self._open_events()
 
     def follow(self, pids: Iterable[int]) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`; once, before it is switched on."""

@@ -1,0 +1,240 @@
+"""Perf records: decoded like a decoder in plain Python, whatever the bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hindsight.capture.decode import CpuEvents
+from hindsight.capture.formats import EventFormat, Field
+from hindsight.capture.perf import records
+from hindsight.capture.perf.blocks import as_subbuffer, count_samples, whole_records
+from hindsight.capture.perf.records import RecordDecoder, decode_records, index_records
+from hindsight.capture.rates import count_events
+from hindsight.capture.slices import cut, decode_slice
+from hindsight.errors import VerificationError
+
+SAMPLE, LOST, THROTTLE = 9, 2, 5
+
+
+def kind(number: int, payload: int) -> EventFormat:
+    return EventFormat(
+        "test", f"event{number}", number, {"common_type": Field("common_type", "u16", 0, payload, False)}
+    )
+
+
+KINDS = [kind(700, 8), kind(9, 4), kind(65535, 40)]
+NEED = {700: 8, 9: 4, 65535: 40}
+
+
+def sample(number: int, ts: int, payload: int, filler: bytes = b"\xaa") -> bytes:
+    """A sample as the kernel writes it: its size is a multiple of 8, the raw data is padded up to that."""
+    raw = struct.pack("<H", number) + filler * (payload - 2)
+    raw += b"\0" * (-(28 + len(raw)) % 8)
+    return struct.pack("<IHHQQI", SAMPLE, 1, 28 + len(raw), 77, ts, len(raw)) + raw
+
+
+def other(kind_of_record: int, body: bytes) -> bytes:
+    body += b"\0" * (-len(body) % 8)
+    return struct.pack("<IHH", kind_of_record, 0, 8 + len(body)) + body
+
+
+Reference = dict[int, list[tuple[int, int]]]
+
+
+def reference(data: bytes) -> tuple[Reference, int, int, bool]:
+    """By id: (time, payload position); unusable samples; bytes of whole records; whether damage follows."""
+    found: Reference = {k.id: [] for k in KINDS}
+    at, unusable = 0, 0
+    while at + 8 <= len(data) // 4 * 4:
+        record, _, size = struct.unpack_from("<IHH", data, at)
+        if size < 8 or size % 8:
+            return found, unusable, at, True
+        if at + size > len(data) // 4 * 4:
+            break
+        if record == SAMPLE:
+            good = False
+            if size >= 32:
+                ts, length, number = struct.unpack_from("<QIH", data, at + 16)
+                payload = length // 4 * 4
+                good = (
+                    0 < payload <= size - 28
+                    and number in found
+                    and payload >= (NEED[number] + 3) // 4 * 4
+                    and ts < 1 << 63
+                )
+                if good:
+                    found[number].append((ts, at + 28))
+            unusable += not good
+        at += size
+    return found, unusable, at, False
+
+
+def rows(events: CpuEvents) -> Reference:
+    return {
+        k.id: list(
+            zip(events.ts[events.span(n)].tolist(), (events.at[events.span(n)] * 4).tolist(), strict=True)
+        )
+        for n, k in enumerate(KINDS)
+    }
+
+
+def words(data: bytes) -> np.ndarray:
+    return np.frombuffer(data[: len(data) // 4 * 4], "<u4")
+
+
+samples = st.builds(
+    sample,
+    st.sampled_from([700, 9, 65535, 4]),
+    st.one_of(st.integers(0, 2000), st.integers(0, (1 << 64) - 1)),
+    st.integers(2, 120),
+)
+others = st.builds(other, st.sampled_from([LOST, THROTTLE, 6, 77]), st.binary(max_size=40))
+streams = st.lists(st.one_of(samples, others), max_size=60).map(b"".join)
+
+
+@st.composite
+def damaged(draw: Any) -> bytes:
+    data = bytearray(draw(streams) + draw(st.binary(max_size=40)))
+    for _ in range(draw(st.integers(0, 4))):
+        if data:
+            data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data[: draw(st.integers(0, len(data)))])
+
+
+@given(streams)
+@settings(deadline=None, max_examples=150)
+def test_same_as_plain_python(data: bytes) -> None:
+    found, unusable, used, bad = reference(data)
+    assert (used, bad) == (len(data), False)
+    events = decode_records(3, words(data), KINDS)
+    assert rows(events) == found
+    assert events.unusable == unusable == sum(p.count or 0 for p in events.problems)
+
+
+@given(damaged())
+@settings(deadline=None, max_examples=400)
+def test_any_bytes(data: bytes) -> None:
+    found, unusable, used, bad = reference(data)
+    events = decode_records(0, words(data), KINDS)
+    assert rows(events) == found
+    assert events.unusable == unusable
+    incomplete = used < len(data) // 4 * 4
+    assert any(p.count is None for p in events.problems) == incomplete
+    assert ("records are damaged" in [p.detail for p in events.problems]) == bad
+
+
+@given(st.binary(max_size=400))
+@settings(deadline=None, max_examples=200)
+def test_random_bytes(data: bytes) -> None:
+    assert rows(decode_records(0, words(data), KINDS)) == reference(data)[0]
+
+
+def written(tmp_path: Path, data: bytes) -> dict[str, object]:
+    (tmp_path / "raw/tasks").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "raw/tasks/cpu0.perf").write_bytes(data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def indexed(tmp_path: Path, data: bytes) -> records.RawIndex:
+    expected = written(tmp_path, data)
+    return index_records(0, tmp_path, "raw/tasks/cpu0.perf", expected, RecordDecoder(KINDS))
+
+
+@given(damaged(), st.integers(8, 400), st.integers(0, 3))
+@settings(deadline=None, max_examples=60)
+def test_in_slices(tmp_path_factory: pytest.TempPathFactory, data: bytes, block: int, spare: int) -> None:
+    """Indexed in small pieces and decoded in small slices, the rows are the same, in order of time."""
+    directory = tmp_path_factory.mktemp("perf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_PIECE_BYTES", 65536 + spare)
+        patch.setattr(RecordDecoder.count, "__defaults__", (block,))
+        index = indexed(directory, data)
+        found, unusable, used, bad = reference(data)
+        assert index.unusable == unusable
+        assert index.events == sum(map(len, found.values()))
+        assert int(index.offset[-1]) == used
+        assert any(p.count is None for p in index.problems) == (bad or used < len(data))
+        times: dict[int, list[int]] = {k.id: [] for k in KINDS}
+        for part in cut([index], 300):
+            for events in decode_slice(part, [index]):
+                for number, k in enumerate(KINDS):
+                    here = events.ts[events.span(number)]
+                    times[k.id] += np.sort(here).tolist()
+                    ids = events.words[events.at[events.span(number)]] & 0xFFFF
+                    assert (ids == k.id).all()
+    assert times == {number: sorted(ts for ts, _ in entries) for number, entries in found.items()}
+
+
+def test_large_file(tmp_path: Path) -> None:
+    """Records that straddle the pieces in which a file is read."""
+    rng = np.random.default_rng(5)
+    data = b"".join(sample([700, 9, 65535][i % 3], i, int(rng.integers(40, 500))) for i in range(20_000))
+    index = indexed(tmp_path, data)
+    assert len(index.low) > 20 and index.events == 20_000 and not index.problems
+    assert (index.low[1:] > index.high[:-1]).all()
+
+
+def test_altered_file(tmp_path: Path) -> None:
+    data = sample(9, 1, 8)
+    expected = written(tmp_path, data)
+    (tmp_path / "raw/tasks/cpu0.perf").write_bytes(sample(9, 2, 8))
+    with pytest.raises(VerificationError, match="sha256"):
+        index_records(0, tmp_path, "raw/tasks/cpu0.perf", expected, RecordDecoder(KINDS))
+
+
+@given(streams, st.data())
+@settings(deadline=None, max_examples=100)
+def test_whole_records(data: bytes, drawn: st.DataObject) -> None:
+    """Cut anywhere, what is taken for whole are records, and nothing but the last one is given up."""
+    at, ends = 0, [0]
+    while at < len(data):
+        at += struct.unpack_from("<H", data, at + 6)[0]
+        ends.append(at)
+    length = drawn.draw(st.integers(0, len(data)))
+    good, _, bad = whole_records(data[:length], 0, (1 << 64) - 1)
+    assert (good, bad) == (max(end for end in ends if end <= length), False)
+
+
+def test_implausible_records() -> None:
+    early, good, late = sample(9, 10, 8), sample(9, 500, 8), sample(9, 2000, 8)
+    assert whole_records(good + late + good, 100, 1000) == (len(good), 500, True)
+    assert whole_records(good + early, 100, 1000) == (len(good), 500, True)
+    assert whole_records(good + bytes(64), 100, 1000) == (len(good), 500, True)
+    assert whole_records(good + good[:30], 100, 1000) == (len(good), 500, False)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([700, 9]), st.integers(10**9, 10**12), st.integers(2, 60)), min_size=1)
+)
+@settings(deadline=None, max_examples=50)
+def test_shown_as_a_subbuffer(events: list[tuple[int, int, int]]) -> None:
+    """What estimates rates reads the same mix and the same span from the records."""
+    block = b"".join(sample(*event) for event in events)
+    seen = count_events(as_subbuffer(block + other(LOST, b"x" * 16) + block[:20]))
+    assert seen is not None
+    assert seen.counts == {n: sum(e[0] == n for e in events) for n in {e[0] for e in events}}
+    assert (seen.first_ns, seen.last_ns) == (min(e[1] for e in events), max(e[1] for e in events))
+    assert as_subbuffer(block[:20]) == b""
+
+
+def test_count_samples(tmp_path: Path) -> None:
+    data = b"".join(
+        sample(9, i, 8 + i % 900) + (other(LOST, bytes(16)) if i % 7 == 0 else b"") for i in range(5000)
+    )
+    file = tmp_path / "file"
+    file.write_bytes(data)
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        assert count_samples(descriptor, 0, len(data)) == 5000
+        assert count_samples(descriptor, len(sample(9, 0, 8)) + 24, len(data)) == 4999
+    finally:
+        os.close(descriptor)
