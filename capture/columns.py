@@ -18,6 +18,8 @@ from hindsight.errors import VerificationError
 _RENAMED = {"child_pid": "pid", "target_pid": "pid"}
 _MINOR_BITS = 20
 _EVERY_BIT = (1 << 64) - 1
+_TOGETHER = 1 << 13
+"""Rows whose fields are gathered together."""
 _TEXT_LIMIT = 256
 """Bytes of the longest text of variable length."""
 
@@ -268,20 +270,21 @@ class EventTable:
 
     def into(self, plan: list[Source], rows: slice, out: Mapping[str, np.ndarray]) -> dict[str, Text]:
         """Store the columns of some rows: numbers in the arrays ``out`` (by name), texts are returned."""
-        texts = {}
         out["ts"][:] = self.ts[rows]
         out["cpu"][:] = self.cpu[rows]
-        for source in plan:
-            name = source.column.name
-            if source.column.dtype == "str":
-                texts[name] = self.text(source.field, rows)
-            elif source.column.dtype == "bool":
-                wide = np.empty(len(out[name]), np.uint64)
-                self.number(source, rows, wide)
-                out[name][:] = wide != 0
-            else:
-                self.number(source, rows, out[name])
-        return texts
+        numbers = [source for source in plan if source.column.dtype != "str"]
+        # All fields of some payloads while they are in the cache, not all payloads for each field.
+        for begin in range(rows.start, rows.stop, _TOGETHER):
+            some = slice(begin, min(begin + _TOGETHER, rows.stop))
+            for source in numbers:
+                target = out[source.column.name][some.start - rows.start : some.stop - rows.start]
+                if source.column.dtype == "bool":
+                    wide = np.empty(target.size, np.uint64)
+                    self.number(source, some, wide)
+                    target[:] = wide != 0
+                else:
+                    self.number(source, some, target)
+        return {s.column.name: self.text(s.field, rows) for s in plan if s.column.dtype == "str"}
 
     def columns(self, table: Table) -> dict[str, Values]:
         """The columns of ``table`` (see :mod:`hindsight.capture.schema`), in its order.

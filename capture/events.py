@@ -14,7 +14,7 @@ from hindsight.capture.options import PERF
 from hindsight.capture.perf.records import RecordDecoder, index_records
 from hindsight.capture.schema import TABLES, Table
 from hindsight.capture.segment import RAW_SUFFIX, Segment
-from hindsight.capture.slices import SLICE_BYTES, cut, decode_slice
+from hindsight.capture.slices import SLICE_BYTES, Scratch, cut, decode_slice
 from hindsight.errors import VerificationError
 
 _BY_TRACEPOINT = {table.tracepoint: table for table in TABLES.values() if table.tracepoint}
@@ -49,9 +49,13 @@ class InstanceTrace:
     def slices(
         self, slice_bytes: int = SLICE_BYTES, pool: Executor | None = None
     ) -> Iterator[tuple[list[CpuEvents], int]]:
-        """The events of each slice of time, and the bytes of raw trace that it was the first to read."""
+        """The events of each slice of time, and the bytes of raw trace that it was the first to read.
+
+        Events are valid until the next slice is asked for.
+        """
+        scratch = Scratch()
         for part in cut(self.cpus, slice_bytes):
-            yield decode_slice(part, self.cpus, pool), part.fresh_bytes
+            yield decode_slice(part, self.cpus, scratch, pool), part.fresh_bytes
 
 
 def index_segment(

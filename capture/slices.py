@@ -69,8 +69,25 @@ def cut(indexes: list[RawIndex], slice_bytes: int = SLICE_BYTES) -> Iterator[Sli
         earliest, at = latest + 1, stop
 
 
-def decode_slice(part: Slice, indexes: list[RawIndex], pool: Executor | None = None) -> list[CpuEvents]:
-    """Decode a slice; every CPU in a task of its own. All share one array of words.
+class Scratch:
+    """Arrays that are used again by the next slice: fresh memory costs as much as decoding."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[object, np.ndarray] = {}
+
+    def take(self, name: object, size: int, dtype: str) -> np.ndarray:
+        """An array of any content; the one that was taken under that name before is overwritten."""
+        array = self._arrays.get(name)
+        if array is None or array.size < size:
+            array = self._arrays[name] = np.empty(size + size // 8, dtype)
+        return array[:size]
+
+
+def decode_slice(
+    part: Slice, indexes: list[RawIndex], scratch: Scratch, pool: Executor | None = None
+) -> list[CpuEvents]:
+    """Decode a slice; every CPU in a task of its own. All share one array of words, which is ``scratch``'s:
+    the next slice overwrites it.
 
     Raises VerificationError when a file cannot be read, or is not what was indexed.
     """
@@ -81,13 +98,13 @@ def decode_slice(part: Slice, indexes: list[RawIndex], pool: Executor | None = N
         raise VerificationError(
             f"{indexes[0].path.parent}: times are in such disorder that more than 16 GiB belong together"
         )
-    data = np.empty(starts[-1], np.uint8)
+    data = scratch.take("words", starts[-1], "u1")
 
     def one(cpu: int) -> CpuEvents:
         index, blocks = indexes[cpu], part.blocks[cpu]
         first = np.zeros(index.counts.shape[1] + 1, np.int64)
         np.cumsum(index.counts[blocks].sum(axis=0, dtype=np.int64), out=first[1:])
-        ts, at = np.empty(first[-1], np.int64), np.empty(first[-1], np.uint32)
+        ts, at = scratch.take(("ts", cpu), first[-1], "i8"), scratch.take(("at", cpu), first[-1], "u4")
         cursor = first[:-1].copy()
         place = starts[cpu]
         with ExitStack() as stack:
