@@ -63,7 +63,10 @@ class CommandNotStarted(HindsightError):
 
 
 class StoppedCommand:
-    """A child process that waits, its privileges already dropped, until :meth:`release`."""
+    """A child process that waits, its privileges already dropped, until :meth:`release`.
+
+    ``released``: it executes the command.
+    """
 
     def __init__(self, argv: Sequence[str], identity: Identity | None) -> None:
         self._argv = list(argv)
@@ -78,6 +81,7 @@ class StoppedCommand:
         os.close(failure_write)
         self.pidfd = os.pidfd_open(self.pid)
         self._status: int | None = None
+        self.released = False
 
     def release(self) -> None:
         """Let it execute. Raises CommandNotStarted when it cannot."""
@@ -90,6 +94,7 @@ class StoppedCommand:
         if message:
             self.wait()
             raise CommandNotStarted(f"{self._argv[0]}: {message.decode()}", "Nothing was recorded.")
+        self.released = True
 
     def poll(self) -> int | None:
         """Its exit status once it has ended (negative: the signal that ended it)."""

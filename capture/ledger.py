@@ -7,7 +7,7 @@ belong to either segment: the closed one says "none, or up to so many", the next
 its count. So the sum of ``count_lower`` over all segments is what the kernel counted, never more.
 
 Ring buffers that overwrite lose events all the time; that counts only when they are read: what was
-overwritten since the last time is one interval, up to the oldest event that was found.
+overwritten since the last time is one interval, up to the first event after the last gap.
 """
 
 from __future__ import annotations
@@ -81,11 +81,16 @@ class Ledger:
         self._rows += found
         return found
 
-    def read(self, counters: Counters, at_ns: int, oldest: Mapping[tuple[str, int], int]) -> list[Loss]:
+    def resume(self, now_ns: int) -> None:
+        """Recording was off and goes on: nothing was lost meanwhile that a counter will tell of."""
+        self._looked = max(self._looked, now_ns)
+        self._read = {key: (max(since, now_ns), value) for key, (since, value) in self._read.items()}
+
+    def read(self, counters: Counters, at_ns: int, gaps: Mapping[tuple[str, int], int]) -> list[Loss]:
         """Ring buffers that overwrite were read, the counters (already looked at) are of just after that.
 
-        ``oldest`` is the time of the oldest event found, by instance and CPU. Returns what was lost to
-        overwriting since they were last read.
+        ``gaps`` is the time of the first event after the last gap, by instance and CPU. Returns what was lost
+        to overwriting since they were last read.
         """
         found = []
         for instance, cpu, counter, value in _relevant(counters):
@@ -94,7 +99,7 @@ class Ledger:
             since, before = self._read.get((instance, cpu), (at_ns, value))
             self._read[instance, cpu] = (at_ns, value)
             if value > before:
-                until = max(min(oldest.get((instance, cpu), at_ns), at_ns), since)
+                until = max(min(gaps.get((instance, cpu), at_ns), at_ns), since)
                 count = value - before
                 found.append(Loss(instance, cpu, None, since, until, count, count, _CAUSES[counter]))
         self._rows += found

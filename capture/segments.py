@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +11,8 @@ from hindsight.capture import host
 from hindsight.capture.ledger import Ledger, Loss
 from hindsight.capture.opening import Description, Stats, Usage, in_chunks, stats_as_json
 from hindsight.capture.sealer import Sealer, thread_ids
-from hindsight.capture.unsealed import OpenSegment
-from hindsight.errors import HindsightError
+from hindsight.capture.unsealed import RESERVE, OpenSegment
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 _WAITING = 3
 """No segment is closed for rotation while so many wait to be sealed: the disk is behind."""
 
@@ -46,6 +43,8 @@ class Segments:
         self._before: Stats = {}
         self._syncing = False
         self._preparing = False
+        self._sealing: list[Callable[[], Path]] = []
+        self._unsealed: list[Callable[[], Path]] = []
         self.current: OpenSegment | None = None
         self.next: OpenSegment | None = None
         self.sealed: list[Path] = []
@@ -98,6 +97,17 @@ class Segments:
         self._preparing = True
         anchor = host.clock_anchor()
         self._sealer.do("prepare", lambda: self._build(anchor, stats, {}, prepared=True))
+
+    def discard_next(self) -> None:
+        """The next segment is not needed after all."""
+        if self.next is not None:
+            self.next.discard()
+            self.next = None
+
+    def give_up_reserve(self) -> None:
+        """Free the space that the current segment reserves, for what has to be written now."""
+        if self.current is not None:
+            (self.current.path / RESERVE).unlink(missing_ok=True)
 
     def look(self, stats: Stats, now_ns: int, losses: list[Loss]) -> None:
         """Note the kernel's counters, and losses, in the journal of the current segment."""
@@ -159,16 +169,14 @@ class Segments:
             }
         )
         self.look_at_host()  # before the hashing, which takes its time
-        self._sealer.do("seal", seal)
+        self._seal(seal)
         return following
 
     def close(self, closed: str, stats: Stats) -> None:
         """The current segment ends; nothing is recorded after it."""
-        if self.next is not None:
-            self.next.discard()
-            self.next = None
+        self.discard_next()
         _, seal = self._close(closed, stats, [])
-        self._sealer.do("seal", seal)
+        self._seal(seal)
         self.current = None
 
     def _close(
@@ -198,27 +206,49 @@ class Segments:
         return anchor, job
 
     def collect(self) -> None:
-        """Take what the sealer has done. Raises what a job raised."""
+        """Take what the sealer has done. Raises the first error of a job, once all were taken.
+
+        A segment that could not be sealed is kept, and :meth:`retry` tries again.
+        """
+        failed: list[BaseException] = []
         for outcome in self._sealer.outcomes():
             if outcome.kind == "prepare":
                 self._preparing = False
+                self.next = outcome.value
             elif outcome.kind == "sync":
                 self._syncing = False
-            if outcome.error is not None:
-                if outcome.kind == "look" and not isinstance(outcome.error, HindsightError):
-                    continue  # the segment it was for is sealed, or there is no space: others will notice
-                raise outcome.error
-            if outcome.kind == "prepare":
-                self.next = outcome.value
             elif outcome.kind == "seal":
-                self.sealed.append(outcome.value)
-                self._on_sealed(outcome.value)
+                job, path = outcome.value if outcome.error is None else (self._sealing[0], None)
+                self._sealing.remove(job)
+                if path is None:
+                    self._unsealed.append(job)
+                else:
+                    self.sealed.append(path)
+                    self._on_sealed(path)
+            if outcome.error is not None and outcome.kind != "look":
+                # (A look fails when its segment is sealed already, or with the space that others miss too.)
+                failed.append(outcome.error)
+        if failed:
+            raise failed[0]
+
+    def retry(self) -> None:
+        """Have those sealed that could not be."""
+        again, self._unsealed = self._unsealed, []
+        for job in again:
+            self._seal(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the sealer has something to do."""
+        return self._sealer.pending > 0
+
+    def _seal(self, job: Callable[[], Path]) -> None:
+        self._sealing.append(job)
+        self._sealer.do("seal", lambda: (job, job()))
 
     def abandon(self, keep: bool) -> None:
-        """Nothing more is sealed: what is on disk stays for recovery, or is removed."""
-        for segment in (self.current, self.next):
-            if segment is not None and (not keep or segment is self.next):
-                segment.discard()
-            elif segment is not None:
-                segment.abandon()
-        self.current = self.next = None
+        """Nothing more is sealed: the current segment stays on disk for recovery, or is removed."""
+        self.discard_next()
+        if self.current is not None:
+            (self.current.abandon if keep else self.current.discard)()
+        self.current = None

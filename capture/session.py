@@ -1,4 +1,4 @@
-"""One recording: the loop that drains, looks at the counters, and does what time and events ask for."""
+"""One recording, from the first ring buffer to the last sealed segment: what happens when."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ import os
 import re
 import secrets
 import select
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hindsight.capture import devices, host, owner, tracefs
-from hindsight.capture.budget import Governor, Pause, Restore, Resume, Shed, fit_buffers
+from hindsight.capture import devices, owner, tracefs
+from hindsight.capture.budget import Governor, Pause, Restore, Shed
 from hindsight.capture.child import StoppedCommand, choose_identity
 from hindsight.capture.duty import Schedule
-from hindsight.capture.footprint import Footprint, resident_bytes
-from hindsight.capture.ledger import Ledger, Loss
-from hindsight.capture.opening import Description, Stats
+from hindsight.capture.ending import Ending
+from hindsight.capture.footprint import Footprint
+from hindsight.capture.ledger import Ledger
+from hindsight.capture.opening import Description
 from hindsight.capture.operation.publish import Activity, Publisher
-from hindsight.capture.options import FLIGHT, RecordOptions
+from hindsight.capture.options import FLIGHT, FTRACE, RecordOptions
 from hindsight.capture.pressure import PressureWatch
-from hindsight.capture.profiles import INSTANCES, TASKS, profile
+from hindsight.capture.profiles import INSTANCES, profile
+from hindsight.capture.recorder import FULL, Recorder, count
 from hindsight.capture.sealer import Sealer, thread_ids
-from hindsight.capture.segments import FULL, Segments
+from hindsight.capture.segments import Segments
 from hindsight.capture.signals import Signals
-from hindsight.capture.tracer import FtraceTracer, Tracer
-from hindsight.capture.unsealed import OpenSegment
+from hindsight.capture.tracers import Tracers
 from hindsight.capture.vitals import Vitals
-from hindsight.errors import ConfigurationError, NotPermittedError
+from hindsight.errors import ConfigurationError, HindsightError
 
-_DRAIN_S = 0.04
 _LOOK_S = 0.25
-_ANCHOR_NS = 60_000_000_000
-_GRACE_S = 5.0
-_NICE = -10
-_DEVICES_SHARE = 4
-"""Events of any context are few: their buffers are so many times smaller."""
 _LOOK_SHARE = 100
 """Looking at the counters of many processors takes at most this part of the time."""
+_ANCHOR_NS = 60_000_000_000
+_SUSPENDED_NS = 1_000_000
+"""When CLOCK_BOOTTIME gained so much on CLOCK_MONOTONIC, the host was suspended."""
+_NICE = -10
 
 
 @contextlib.contextmanager
@@ -57,10 +54,10 @@ def _priority() -> Iterator[None]:
 
 
 class Session:
-    """A recording, from the first ring buffer to the last sealed segment.
+    """A recording. ``sealed`` is told the path of each segment once it is sealed.
 
-    ``sealed`` is told the path of each segment once it is sealed. After :meth:`run`: ``segments`` (their
-    paths), ``events`` and ``lost`` (as the kernel counted), ``status`` (of the command).
+    After :meth:`run`: ``segments`` (their paths), ``events`` and ``lost`` (as the kernel counted), ``status``
+    (of the command).
     """
 
     def __init__(
@@ -73,35 +70,19 @@ class Session:
         self.options = options
         self.say = say
         self.signals = signals
-        self.status: int | None = None
+        self.segments: tuple[Path, ...] = ()
         self.events = 0
+        self.lost = 0
+        self.status: int | None = None
         self._on_sealed = sealed
         self._flight = options.mode == FLIGHT
         self._command: StoppedCommand | None = None
-        self._tracers: list[Tracer] = []
-        self._ledger = Ledger(INSTANCES if self._flight else ())
-        self._halts: list[str] = []
-        self._shed: set[str] = set()
         self._closing: str | None = None
-        self._full = False
-        self._ending_ns: int | None = None
         self._throttle: devices.Throttle = {}
-        self._raw_bytes = 0
-        self._read_at_start = 0
-        self._stats: Stats = {}
-        self._looked_ns = self._synced_ns = self._anchored_ns = 0
-        self._look_cost_ns = 0
-        self._offset_ns = 0
-
-    @property
-    def lost(self) -> int:
-        """Events that the kernel counted as lost."""
-        return self._ledger.lost
-
-    @property
-    def segments(self) -> tuple[Path, ...]:
-        """The sealed segments."""
-        return tuple(self._segments.sealed)
+        self._poller = select.poll()
+        self._poller.register(signals.wake, select.POLLIN)
+        self._rings: set[int] = set()
+        self._synced_ns = self._anchored_ns = self._offset_ns = 0
 
     # Beginning and end
 
@@ -111,9 +92,9 @@ class Session:
         wanted = profile(options.profile)
         with contextlib.ExitStack() as stack:
             identity, sentence = choose_identity(options.user) if options.command else (None, "")
-            root = tracefs.locate()
-            tracefs.remove_abandoned(root)
+            root = tracefs.locate() if options.source == FTRACE else None
             self._make_directory()
+            self._tidy(root)
             self._pressure = PressureWatch(options.pressure)
             stack.callback(self._pressure.close)
             if options.command:
@@ -121,18 +102,25 @@ class Session:
                 stack.callback(self._command.close)
             if sentence:
                 self.say(sentence)
-            stack.callback(self._close_tracers)
-            self._make_tracers(root, wanted.events)
+            self._ending = Ending(self._command, options.duration, self.signals, self.say)
+            self._tracers = Tracers(root, options, wanted.events)
+            stack.callback(self._tracers.close)
+            if self._tracers.missing:
+                self.say(f"this kernel does not have: {', '.join(self._tracers.missing)}")
             self._prepare(stack)
-            released = False
+            begun = False
             try:
                 with _priority():
                     self._begin()
-                    released = True
+                    begun = True
                     self._loop()
-                    self._end()
+                self._end()
+            except (OSError, HindsightError) as error:
+                self._tracers.close()
+                self._ending.without_recording(error, lambda: self._wait(1.0))
+                raise
             finally:
-                self._segments.abandon(keep=released)
+                self._segments.abandon(keep=begun)
 
     def _make_directory(self) -> None:
         out = self.options.out
@@ -143,382 +131,235 @@ class Session:
                 f"recordings cannot be written to {out}: {error.strerror}", "Choose another -o DIR."
             ) from error
 
-    def _make_tracers(self, root: Path, events: Mapping[str, tuple[str, ...]]) -> None:
-        """The instances in threads of their own: the kernel takes its time to allocate ring buffers."""
-        options = self.options
-        wanted_kb = {
-            name: options.buffer_kb if name == TASKS else max(options.buffer_kb // _DEVICES_SHARE, 64)
-            for name in INSTANCES
-        }
-        cpus = os.cpu_count() or 1
-        buffer_kb = fit_buffers(options.budgets, wanted_kb, cpus, resident_bytes())
-        self._ring_bytes = sum(buffer_kb.values()) * 1024 * cpus
-        made: dict[str, Tracer] = {}
-        failed: list[BaseException] = []
+    def _tidy(self, root: Path | None) -> None:
+        """Put in order what dead recorders left, if there is anything: that takes time."""
+        left = any(path.name.startswith(".recording-") for path in self.options.out.iterdir())
+        if left or (root is not None and tracefs.abandoned(root)):
+            from hindsight.capture.tidy import tidy
 
-        def make(name: str) -> None:
-            try:
-                made[name] = FtraceTracer(
-                    root, name, buffer_kb[name], events[name], options.devices, self._flight
-                )
-            except BaseException as error:
-                failed.append(error)
-
-        threads = [threading.Thread(target=make, args=(name,)) for name in INSTANCES]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self._tracers = [made[name] for name in INSTANCES if name in made]
-        if failed:
-            raise failed[0]
-        missing = [event for tracer in self._tracers for event in tracer.missing]
-        if missing:
-            self.say(f"this kernel does not have: {', '.join(missing)}")
-        if not any(tracer.events for tracer in self._tracers):
-            raise NotPermittedError(
-                f"this kernel has none of the tracepoints of the profile {options.profile}",
-                "It needs CONFIG_FTRACE_SYSCALLS and the tracepoints that docs/capture.md names.",
-            )
+            tidy(self.say, [self.options.out])
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
-        options = self.options
+        options, tracers = self.options, self._tracers
         me = owner.own()
         capture = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
         self._devices = devices.device_facts(options.devices)
-        self._description = Description(options, capture, me, self._tracers, self._devices)
-        self._sealer = Sealer(self.signals.notify)
-        stack.callback(self._sealer.close)
-        self._segments = Segments(
-            self._description, self._sealer, self._ledger, self._subjects, self._on_sealed
-        )
+        description = Description(options, capture, me, tracers.all, self._devices)
+        sealer = Sealer(self.signals.notify)
+        stack.callback(sealer.close)
+        ledger = Ledger(INSTANCES if self._flight else ())
+        self._segments = Segments(description, sealer, ledger, self._subjects, self._on_sealed)
+        self._recorder = Recorder(tracers, self._segments, ledger, self._flight, self.say)
         self._governor = Governor(
-            options.budgets,
-            {t.name: _event_ids(t.events, self._description.formats) for t in self._tracers},
+            options.budgets, {t.name: _event_ids(t.events, description.formats) for t in tracers.all}
         )
         self._footprint = Footprint(options.out)
         stack.callback(self._footprint.close)
         self._publisher = Publisher(options, capture, me)
         stack.callback(self._publisher.close)
-        self._open_segment()
+        pids = [self._command.pid] if self._command is not None else None
+        self._recorder.open(pids)
         opened = self._segments.current
         assert opened is not None
-        threads = []
-        for tracer in self._tracers:
-            thread = threading.Thread(target=tracer.open, args=(opened.raw_directory(tracer.name),))
-            threads.append(thread)
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for tracer in self._tracers:
-            if tracer.name == TASKS and self._command is not None:
-                tracer.follow([self._command.pid])
-            elif tracer.name == TASKS:
-                tracer.ignore(thread_ids())
+        tracers.open(opened.raw_directory, pids, thread_ids())
 
-    def _close_tracers(self) -> None:
-        for tracer in self._tracers:
-            tracer.close()
+    def _subjects(self) -> list[int] | None:
+        """The processes that are recorded, None = all."""
+        return self._tracers.followed() if self._command is not None else None
 
     def _begin(self) -> None:
         command = self._command
         now = time.monotonic_ns()
-        self._begun_ns = self._synced_ns = self._anchored_ns = now
+        self._ending.begin(now)
+        self._synced_ns = self._anchored_ns = self._drained_ns = now
         self._offset_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now
         self._schedule = Schedule(self.options.duty, now)
-        for tracer in reversed(self._tracers):
-            tracer.on()
+        self._recorder.begin()
         # Looked at after tracing began: what is opened meanwhile is seen twice rather than never.
         if command is None:
             self._segments.look_at_host()
         self._throttle = devices.read_throttle(command.pid if command is not None else os.getpid())
         if command is not None:
             command.release()
+            self._poller.register(command.pidfd, select.POLLIN)
         else:
             until = f"for {self.options.duration:g} s" if self.options.duration else "until interrupted"
             self.say(f"recording the whole host {until}")
+        for descriptor in self._pressure.descriptors:
+            self._poller.register(descriptor, select.POLLPRI)
+        for descriptor in self._tracers.descriptors:
+            self._rings.add(descriptor)
+            self._poller.register(descriptor, select.POLLIN)
         self._publisher.ready()
 
     def _end(self) -> None:
-        if not self._halts:
-            self._tracing(False)
+        """Seal what there is. Segments that cannot be sealed for now are tried once more."""
+        self._recorder.stop()
         self._publisher.stopping()
+        for descriptor in self._rings:
+            self._poller.unregister(descriptor)
+        self._rings.clear()
+        self._collect()
         if self._segments.current is not None:
             self._close_segment("end")
-        while self._sealer.pending:
+        self._segments.retry()
+        while self._segments.busy:
             self._wait(1.0)
             self._segments.collect()
+        self.segments = tuple(self._segments.sealed)
+        self.events, self.lost = self._recorder.events, self._recorder.lost
         self.status = self._command.poll() if self._command is not None else None
-
-    def _subjects(self) -> list[int] | None:
-        """The processes that are recorded, None = all."""
-        if self._command is None:
-            return None
-        for tracer in self._tracers:
-            threads = tracer.followed()
-            if threads is not None:
-                return host.thread_groups(threads)
-        return [self._command.pid]
 
     # The loop
 
     def _loop(self) -> None:
         """Until the command has ended, or until time or a signal ends the recording of a whole host."""
-        self._poller = select.poll()
-        self._poller.register(self.signals.wake, select.POLLIN)
-        for descriptor in self._pressure.descriptors:
-            self._poller.register(descriptor, select.POLLPRI)
-        if self._command is not None:
-            self._poller.register(self._command.pidfd, select.POLLIN)
-        busy = self.options.buffer_kb * 256  # a quarter of a buffer in one round
+        recorder = self._recorder
         while True:
-            moved = self._drain()
+            before, self._drained_ns = self._drained_ns, time.monotonic_ns()
+            moved = recorder.drain()
+            pause_s = self._tracers.pause(moved, (self._drained_ns - before) / 1e9)
             now = time.monotonic_ns()
-            self._segments.collect()
-            if self._over(now):
+            self._collect()
+            if self._ending.over(now):
                 return
-            every = max(int(_LOOK_S * 1e9), self._look_cost_ns * _LOOK_SHARE)
-            if now - self._looked_ns >= every or moved >= busy:
+            if now - recorder.looked_ns >= max(int(_LOOK_S * 1e9), recorder.look_cost_ns * _LOOK_SHARE):
                 self._look()
             self._rotate(now)
             self._keep_duty(now)
-            if moved < busy:
-                self._wait(self._until(now))
+            due = [at for at in (self._schedule.next_ns(now), self._ending.due_ns(now)) if at is not None]
+            ready = self._wait(min([pause_s, *((at - now) / 1e9 for at in due if at > now)]))
+            if ready and not sum(moved.values()):
+                self._distrust(ready)
 
-    def _until(self, now: int) -> float:
-        """Seconds until something is due."""
-        wait_s = _LOOK_S if self._flight or self._halts else _DRAIN_S
-        due = [self._schedule.next_ns(now)]
-        if self.options.duration is not None and self._ending_ns is None:
-            due.append(self._begun_ns + int(self.options.duration * 1e9))
-        return min([wait_s, *((at - now) / 1e9 for at in due if at is not None and at > now)])
-
-    def _wait(self, seconds: float) -> None:
-        if not hasattr(self, "_poller"):
-            self._poller = select.poll()
+    def _wait(self, seconds: float) -> set[int]:
+        """Wait for signals, pressure, ring buffers; returns the ring buffers that are about half full."""
+        ready = set()
         for descriptor, event in self._poller.poll(max(int(seconds * 1000) + 1, 1)):
             if descriptor == self.signals.wake:
                 self.signals.clear()
-            elif descriptor in self._pressure.descriptors and event & (select.POLLPRI | select.POLLERR):
+            elif descriptor in self._rings:
+                ready.add(descriptor)
+            elif descriptor in self._pressure.descriptors:
                 if event & select.POLLERR:
                     self._poller.unregister(descriptor)
                 elif self._pressure.heed(time.monotonic_ns()):
                     self.signals.triggered = True
+        return ready
 
-    def _over(self, now: int) -> bool:
-        """Whether the recording is over; asks a command to end when it is time."""
-        command = self._command
-        if command is not None and command.poll() is not None:
-            return True
-        duration = self.options.duration
-        expired = duration is not None and now - self._begun_ns >= duration * 1e9
-        if (self.signals.ending or expired) and self._ending_ns is None:
-            if command is None:
-                return True
-            if expired:
-                self.say("the time is over: the command is asked to end")
-            command.signal(self.signals.ending[0] if self.signals.ending else signal.SIGTERM)
-            self._ending_ns = now
-        if self._ending_ns is not None and now - self._ending_ns > _GRACE_S * 1e9 and command is not None:
-            command.signal(signal.SIGKILL)
-        return False
-
-    def _drain(self) -> int:
-        if self._flight or self._halts:
-            return 0
-        return self._move([tracer.drain for tracer in self._tracers])
-
-    def _move(self, moves: list[Callable[[], int]]) -> int:
-        """Move events to the files; when there is no space the recording pauses, and nothing is lost yet."""
-        moved = 0
-        try:
-            for move in moves:
-                moved += move()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            self._disk_is_full()
-        self._raw_bytes += moved
-        self._segments.wrote(moved)
-        return moved
+    def _distrust(self, ready: set[int]) -> None:
+        """Ring buffers that claim to be filled, but have no full sub-buffer: the timer alone serves them."""
+        for descriptor in ready:
+            self._poller.unregister(descriptor)
+            self._rings.discard(descriptor)
 
     # Looks
 
-    def _counters(self) -> tuple[int, int, Stats]:
-        before = time.monotonic_ns()
-        stats = {tracer.name: tracer.stats() for tracer in self._tracers}
-        after = time.monotonic_ns()
-        self._look_cost_ns = after - before
-        return before, after, stats
-
-    def _note_counters(self) -> list[Loss]:
-        """Look at the kernel's counters; returns what was lost since the last look."""
-        before, after, stats = self._counters()
-        self._stats = stats
-        losses = self._ledger.look(before, after, stats)
-        self._looked_ns = after
-        self.events = _sum(stats, "read events") - self._read_at_start
-        try:
-            self._segments.look(stats, after, losses)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            self._disk_is_full()
-        return losses
-
     def _look(self) -> None:
-        self._note_counters()
-        now = self._looked_ns
+        recorder = self._recorder
+        recorder.look()
+        now = recorder.looked_ns
         if self._command is not None:
             # A command may join its block cgroup only after it has started: keep the latest that is known.
             self._throttle = devices.read_throttle(self._command.pid) or self._throttle
+        if not recorder.full:
+            self._keep_durable(now)
+        if recorder.full and self._segments.current is not None:
+            self._governor.no_space(now)
+            self._close_segment("rotation")
+        vitals = self._vitals()
+        for action in self._governor.step(vitals):
+            if isinstance(action, Shed):
+                recorder.give_up(action.events, action.budget)
+            elif isinstance(action, Restore):
+                recorder.take_back(action.events)
+            elif isinstance(action, Pause):
+                recorder.halt(action.budget)
+                if action.budget == "disk" and self._segments.current is not None:
+                    self._close_segment("rotation")
+            else:
+                self._go_on(action.budget)
+        self._publisher.publish(vitals, self._activity())
+
+    def _keep_durable(self, now: int) -> None:
         offset = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-        if now - self._anchored_ns >= _ANCHOR_NS or abs(offset - self._offset_ns) > 1_000_000:
-            self._anchored_ns, self._offset_ns = now, offset  # (the offset grows when the host was suspended)
-            self._segments.note_anchor()
+        with self._space_permitting():
+            if now - self._anchored_ns >= _ANCHOR_NS or abs(offset - self._offset_ns) > _SUSPENDED_NS:
+                self._anchored_ns, self._offset_ns = now, offset
+                self._segments.note_anchor()
         if now - self._synced_ns >= self.options.sync_s * 1e9:
             self._synced_ns = now
             self._segments.sync()
-        vitals = self._vitals()
-        for action in self._governor.step(vitals):
-            self._act(action)
-        if self._full and self._segments.current is None:
-            self._try_again()
-        self._publisher.publish(vitals, self._activity())
+
+    @contextlib.contextmanager
+    def _space_permitting(self) -> Iterator[None]:
+        """Where there is no space, the recording pauses instead of failing."""
+        try:
+            yield
+        except (OSError, HindsightError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in FULL:
+                raise
+            self._recorder.full = True
+            self._recorder.halt("disk")
+            self._governor.no_space(time.monotonic_ns())
+
+    def _collect(self) -> None:
+        with self._space_permitting():
+            self._segments.collect()
 
     def _vitals(self) -> Vitals:
-        use = self._footprint.look(self._raw_bytes)
-        tracers = {tracer.name: tracer for tracer in self._tracers}
+        recorder = self._recorder
+        use = self._footprint.look(recorder.raw_bytes)
         return Vitals(
             now_ns=time.monotonic_ns(),
             cpu_ns=use.cpu_ns,
             rss_bytes=use.rss_bytes,
-            ring_bytes=self._ring_bytes,
+            ring_bytes=self._tracers.ring_bytes,
             disk_bytes=use.disk_bytes,
             free_bytes=use.free_bytes,
-            recorded=self.events,
-            lost=self.lost,
-            raw_bytes=self._raw_bytes,
-            lag_bytes=_sum(self._stats, "bytes"),
-            recent=lambda name, count: tracers[name].recent(count),
+            recorded=recorder.events,
+            lost=recorder.lost,
+            raw_bytes=recorder.raw_bytes,
+            lag_bytes=count(recorder.stats, "bytes"),
+            recent=self._tracers.recent,
         )
 
     def _activity(self) -> Activity:
+        halts, sealed = self._recorder.halts, self._segments.sealed
         state = "recording"
-        if self._halts:
-            state = "resting" if self._halts == ["duty"] else f"paused: {self._halts[-1]}"
-        sealed = self._segments.sealed
-        return Activity(
-            state, self.options.mode, tuple(sorted(self._shed)), len(sealed), sealed[-1] if sealed else None
-        )
+        if halts:
+            state = "resting" if halts == ["duty"] else f"paused: {halts[-1]}"
+        last = sealed[-1] if sealed else None
+        return Activity(state, self.options.mode, tuple(sorted(self._recorder.shed)), len(sealed), last)
 
-    # Budgets, pauses, duty
-
-    def _act(self, action: Shed | Restore | Pause | Resume) -> None:
-        now = time.monotonic_ns()
-        if isinstance(action, Shed | Restore):
-            for tracer in self._tracers:
-                own = [event for event in action.events if event in tracer.events]
-                if own:
-                    (tracer.shed if isinstance(action, Shed) else tracer.restore)(own)
-            if isinstance(action, Shed):
-                self._shed.update(action.events)
-                losses = self._ledger.begin(f"budget shed: {action.budget}", now, action.events)
-                self.say(
-                    f"over the budget ({action.budget}): not recording {', '.join(action.events)} for now"
-                )
-            else:
-                self._shed.difference_update(action.events)
-                losses = self._ledger.end(time.monotonic_ns(), None, action.events)
-                self.say(f"recording {', '.join(action.events)} again")
-            self._segments.note_losses(losses)
-        elif isinstance(action, Pause):
-            self._halt(action.budget)
-            if action.budget == "disk" and self._segments.current is not None:
-                self._close_segment("rotation")
-        else:
-            self._go_on(action.budget)
-
-    def _tracing(self, on: bool) -> None:
-        for tracer in self._tracers:
-            (tracer.on if on else tracer.off)()
-
-    def _halt(self, reason: str) -> None:
-        """Tracing is off for this reason as well."""
-        if reason in self._halts:
-            return
-        now = time.monotonic_ns()
-        if not self._halts:
-            self._tracing(False)
-        self._halts.append(reason)
-        if reason != "duty":
-            self.say(f"the recording pauses ({reason})")
-        losses = self._ledger.begin(f"paused: {reason}", now)
-        with contextlib.suppress(OSError):
-            self._segments.note_losses(losses)
+    # Segments, duty, pauses
 
     def _go_on(self, reason: str) -> None:
-        """This reason is gone; tracing is on again when it was the last."""
-        if reason not in self._halts:
-            return
-        if self._segments.current is None and self._halts == [reason]:
-            try:
-                self._reopen()
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-                if reason != "disk":
-                    self._halt("disk")
-                self._full = True
-        if self._halts == [reason]:
-            self._tracing(True)
-        self._halts.remove(reason)
-        self._segments.note_losses(self._ledger.end(time.monotonic_ns(), f"paused: {reason}"))
-        if reason != "duty":
-            self.say("the recording goes on")
-
-    def _reopen(self) -> None:
-        segment = self._open_segment()
-        for tracer in self._tracers:
-            tracer.rotate(segment.raw_directory(tracer.name))
-        self._segments.look_at_host()
-
-    def _disk_is_full(self) -> None:
-        self._full = True
-        self._halt("disk")
-
-    def _try_again(self) -> None:
-        self._full = False
-        self._go_on("disk")
+        if not self._recorder.go_on(reason, self._subjects):
+            self._governor.no_space(time.monotonic_ns())
+        elif reason == "disk":
+            self._segments.retry()
 
     def _keep_duty(self, now: int) -> None:
+        if self.options.duty is None:
+            return
         if self._schedule.on(now):
             self._go_on("duty")
-        elif "duty" not in self._halts:
-            self._halt("duty")
+        elif "duty" not in self._recorder.halts:
+            self._recorder.halt("duty")
             if self._segments.current is not None:
                 self._close_segment("rotation")
 
-    # Segments
-
-    def _open_segment(self) -> OpenSegment:
-        _, after, stats = self._counters()
-        if not self._looked_ns:
-            self._ledger.look(after, after, stats)
-            self._read_at_start = _sum(stats, "read events")
-        tables = {}
-        if self._command is not None:
-            pids = self._subjects() or []
-            tables = {
-                "tasks": list(host.tasks(pids)),
-                "descriptors": list(host.descriptors(pids, inherited=not self._looked_ns)),
-            }
-        return self._segments.open(stats, tables)
+    def _close_segment(self, closed: str) -> None:
+        self._set_throttle()
+        with self._space_permitting():
+            self._recorder.close(closed)
 
     def _rotate(self, now: int) -> None:
-        """Close the segment when it is due, and begin the next one."""
+        """Close the segment when it is due, and begin the next one; recording goes on."""
         segments = self._segments
-        if segments.current is None or self._full:
+        if segments.current is None or self._recorder.halts:
             self.signals.triggered = False
             return
         if self.signals.triggered:
@@ -532,60 +373,18 @@ class Session:
                 self._closing = "rotation"
         if self._closing is None and not self._flight:
             return
-        if segments.next is None:
-            segments.prepare(self._stats)
+        if segments.next is None:  # in flight mode it is always there: what is asked for is sealed at once
+            segments.prepare(self._recorder.stats)
         elif self._closing is not None:
-            self._cut(self._closing)
+            self._set_throttle()
+            with self._space_permitting():
+                self._recorder.cut(self._closing)
             self._closing = None
-
-    def _cut(self, closed: str) -> None:
-        """Everything up to now into the current segment, from now on into the next; tracing stays on."""
-        self._note_counters()
-        self._move([tracer.finish for tracer in self._tracers])
-        if self._full:
-            return
-        uncertain = self._note_counters()
-        self._read_overwritten()
-        self._set_throttle()
-        following = self._segments.cut(closed, self._stats, uncertain)
-        for tracer in self._tracers:
-            tracer.rotate(following.raw_directory(tracer.name))
-
-    def _close_segment(self, closed: str) -> None:
-        """Tracing is off: the current segment ends and none follows yet."""
-        while self._move([tracer.finish for tracer in self._tracers]):
-            pass
-        self._note_counters()
-        self._read_overwritten()
-        self._set_throttle()
-        self._segments.close(closed, self._stats)
-
-    def _read_overwritten(self) -> None:
-        if self._flight:
-            oldest = self._oldest()
-            self._segments.note_losses(self._ledger.read(self._stats, self._looked_ns, oldest))
-
-    def _oldest(self) -> dict[tuple[str, int], int]:
-        """Time stamp of the first sub-buffer of each ring buffer (the u64 that it begins with)."""
-        found = {}
-        segment = self._segments.current
-        assert segment is not None
-        for tracer in self._tracers:
-            for path in segment.raw_directory(tracer.name).glob("cpu*.pages"):
-                with open(path, "rb") as file:
-                    head = file.read(8)
-                if len(head) == 8:
-                    found[tracer.name, int(path.stem[3:])] = int.from_bytes(head, "little")
-        return found
 
     def _set_throttle(self) -> None:
         rows = [dict(row) for row in self._devices]
         devices.apply_throttle(rows, self._throttle)
         self._segments.devices = rows
-
-
-def _sum(stats: Stats, counter: str) -> int:
-    return sum(s.get(counter, 0) for cpus in stats.values() for s in cpus.values())
 
 
 def _event_ids(events: list[str], formats: Mapping[str, str]) -> dict[int, str]:

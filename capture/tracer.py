@@ -30,6 +30,10 @@ class Tracer(Protocol):
     missing: list[str]
     buffer_kb: int
 
+    @property
+    def descriptors(self) -> list[int]:
+        """To be waited for: readable when a ring buffer is about half full."""
+
     def open(self, directory: Path) -> None:
         """Open the ring buffers, and files for them in ``directory``; enable the events; stay off."""
 
@@ -146,6 +150,11 @@ class FtraceTracer:
         """What moves its ring buffers."""
         assert self._drain is not None, "the tracer is closed"
         return self._drain
+
+    @property
+    def descriptors(self) -> list[int]:
+        """See :class:`Tracer`."""
+        return self.ring.descriptors
 
     def open(self, directory: Path) -> None:
         """See :class:`Tracer`."""
