@@ -64,7 +64,8 @@ class Census:
 
     def _count_writeback(self, columns: Columns, texts: Mapping[str, Text]) -> None:
         codes, values = texts["rwbs"].codes, texts["rwbs"].values
-        major, minor = self._recorder["out_device"]
+        # Block requests carry the number of the whole disk.
+        major, minor = self._recorder.get("out_disk", self._recorder["out_device"])
         writes = np.array([b"W" in value for value in values], np.bool_)[codes]
         count = int((writes & (columns["dev_major"] == major) & (columns["dev_minor"] == minor)).sum())
         with self._lock:

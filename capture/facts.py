@@ -86,6 +86,7 @@ def build_facts(
         "recorder": {name: closing["recorder"][name] for name in _RECORDER}
         | {
             "out_device": list(opening["out_device"]),
+            "out_disk": list(opening.get("out_disk", opening["out_device"])),
             "threads": sorted({*opening.get("threads", ()), *closing.get("threads", ())}),
         },
         "tables": tables,
@@ -201,14 +202,13 @@ def _sound_stats(stats: Any, known: bool) -> bool:
 
 
 def _sound_recorder(recorder: Any) -> bool:
-    device = recorder["out_device"]
+    devices = recorder["out_device"], recorder.get("out_disk", [0, 0])
     return (
         _time(recorder["from_ns"])
         and _time(recorder["to_ns"])
         and all(_count(recorder[name]) for name in _RECORDER[2:])
-        and type(device) is list
-        and len(device) == 2
-        and all(_count(number, 32) for number in device)
+        and all(type(device) is list and len(device) == 2 for device in devices)
+        and all(_count(number, 32) for device in devices for number in device)
         and type(recorder["threads"]) is list
         and all(_count(thread, 31) for thread in recorder["threads"])
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import host
+from hindsight.capture.devices import whole_disk
 from hindsight.capture.footprint import peak_resident_bytes
 from hindsight.capture.options import RecordOptions
 from hindsight.capture.owner import Owner
@@ -55,6 +56,7 @@ class Description:
         self._key = host.host_key(options.out)
         status = os.stat(options.out)
         self.out_device = [os.major(status.st_dev), os.minor(status.st_dev)]
+        self.out_disk = list(whole_disk((os.major(status.st_dev), os.minor(status.st_dev))))
         self._capture = self._capture_row()
 
     def _capture_row(self) -> dict[str, Any]:
@@ -134,6 +136,7 @@ class Description:
                 **tables,
             },
             "out_device": self.out_device,
+            "out_disk": self.out_disk,
             "threads": threads,
         }
 
