@@ -318,7 +318,7 @@ class Session:
             ring_bytes=self._tracers.ring_bytes,
             disk_bytes=use.disk_bytes,
             free_bytes=use.free_bytes,
-            recorded=recorder.events,
+            recorded=recorder.events + count(recorder.stats, "entries"),  # those in the ring buffers as well
             lost=recorder.lost,
             raw_bytes=recorder.raw_bytes,
             lag_bytes=count(recorder.stats, "bytes"),
