@@ -17,6 +17,9 @@ Inode = tuple[Device, int]
 
 _MINOR_BITS = 20
 _WINDOW_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 14
+_RARE = 64
+"""A byte is rare when at most one of so many is that."""
 _FILEID_INO32_GEN = 1  # enum fid_type of include/linux/exportfs.h; generation 0 = any in ext4
 
 
@@ -33,9 +36,9 @@ class InodeScan:
     ) -> None:
         numbers = [struct.pack("<I", major << _MINOR_BITS | minor) for major, minor in devices]
         self._devices = frozenset(numbers)
-        self._events = [(struct.pack("<H", number), ino, dev) for number, ino, dev in events]
         self._page = page_bytes
-        self._seen: set[tuple[bytes, bytes]] = set()
+        self._events = [(struct.pack("<H", number), ino, dev) for number, ino, dev in events]
+        self._seen: list[set[bytes]] = [set() for _ in self._events]
 
     @property
     def window_bytes(self) -> int:
@@ -44,38 +47,44 @@ class InodeScan:
 
     def feed(self, window: bytes) -> None:
         """Look through a window that begins with a sub-buffer."""
-        if not self._devices or not self._events:
+        if not self._devices:
             return
-        # Payloads are aligned to 4 bytes: a fourth of the bytes is all that has to be searched, at the speed
-        # of memchr(3), for the rarer one of the two bytes of an event's id.
-        planes = window[0::4], window[1::4]
-        for number, ino_at, dev_at in self._events:
-            counts = [plane.count(number[i]) for i, plane in enumerate(planes)]
-            rarer = 0 if counts[0] <= counts[1] else 1
-            self._search(window, planes[rarer], number[rarer], number, ino_at, dev_at)
-
-    def _search(
-        self, window: bytes, plane: bytes, byte: int, number: bytes, ino_at: int, dev_at: int
-    ) -> None:
-        find, devices, seen = plane.find, self._devices, self._seen
-        at = find(byte)
-        while at >= 0:
-            start = at * 4
-            dev = window[start + dev_at : start + dev_at + 4]
-            if dev in devices and window[start : start + 2] == number:
-                ino = window[start + ino_at : start + ino_at + 8]
-                if len(ino) == 8 and start % self._page + max(ino_at + 8, dev_at + 4) <= self._page:
-                    seen.add((dev, ino))
-            at = find(byte, at + 1)
+        sample = window[:_SAMPLE_BYTES]
+        for (number, ino_at, dev_at), seen in zip(self._events, self._seen, strict=True):
+            # memchr(3) for the rarer byte of the id beats a search for more, unless both are common.
+            hits, which = min((sample.count(number[i]), i) for i in (0, 1))
+            if hits * _RARE <= len(sample):
+                find, sought = window.find, number[which : which + 1]
+            else:
+                find, sought, which = window.find, number, 0
+            first, last = min(ino_at, dev_at), max(ino_at + 8, dev_at + 4)
+            dev_in = dev_at - first
+            low, high = number
+            end = len(window) - last + which
+            at = find(sought)
+            while 0 <= at <= end:
+                start = at - which
+                # A payload is aligned to 4 bytes.
+                if not start & 3 and window[start] == low and window[start + 1] == high:
+                    key = window[start + first : start + last]
+                    if (
+                        key not in seen
+                        and key[dev_in : dev_in + 4] in self._devices
+                        and start % self._page + last <= self._page
+                    ):
+                        seen.add(key)
+                at = find(sought, at + 1)
 
     @property
     def inodes(self) -> set[Inode]:
         """What was found so far."""
         found = set()
-        for dev_bytes, ino_bytes in self._seen:
-            dev = int.from_bytes(dev_bytes, "little")
-            device = dev >> _MINOR_BITS, dev & ((1 << _MINOR_BITS) - 1)
-            found.add((device, int.from_bytes(ino_bytes, "little")))
+        for (_, ino_at, dev_at), seen in zip(self._events, self._seen, strict=True):
+            first = min(ino_at, dev_at)
+            for key in seen:
+                (ino,) = struct.unpack_from("<Q", key, ino_at - first)
+                (dev,) = struct.unpack_from("<I", key, dev_at - first)
+                found.add(((dev >> _MINOR_BITS, dev & ((1 << _MINOR_BITS) - 1)), ino))
         return found
 
 

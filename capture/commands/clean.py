@@ -16,7 +16,7 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="put in order what killed recorders left: segments, tracefs instances, state files",
         description="Seal what recorders that were killed, or that a power loss ended, left unsealed; read\n"
         "and remove their tracefs instances; remove their state files. What a living recorder uses\n"
-        "is left alone. Needs root. `record`, `status` and `doctor` do the same when they start.",
+        "is left alone. Needs root. `record` does the same when it starts.",
         epilog="examples:\n"
         "  sudo hindsight capture clean -o raw\n"
         "  sudo hindsight capture clean -o raw -o /srv/traces --dry-run\n",
