@@ -21,8 +21,10 @@ from hindsight.capture import host, tracefs
 from hindsight.capture.aftermath import TRUNCATED, Known, Remains, Successor, closing_of, read_known, start_of
 from hindsight.capture.facts import as_opened, build_facts, check_facts
 from hindsight.capture.journal import Journal
+from hindsight.capture.options import PERF
 from hindsight.capture.owner import from_dict
 from hindsight.capture.pages import PageCheck, trusted
+from hindsight.capture.perf.salvage import trusted_records
 from hindsight.capture.salvage import Salvaged, remove_instance, salvage
 from hindsight.capture.segment import (
     FACTS,
@@ -338,11 +340,14 @@ class _Unsealed:
         lasts, cuts, sizes = {}, {}, {}
         entries: list[dict[str, Any]] = []
         for file in raw_files(self.path, opening):
-            instance, cpu = file.parent.name, file.name[3:].removesuffix(".pages")
+            instance, cpu = file.parent.name, file.stem[3:]
             name = f"{RAW}/{instance}/{file.name}"
             size = file.stat().st_size
             durable = size if lived_on else known.durable.get(name, 0)
-            good, last = trusted(file, check, opening["instances"][instance]["subbuffer_bytes"], durable)
+            if opening["instances"][instance]["source"] == PERF:
+                good, last = trusted_records(file, durable)
+            else:
+                good, last = trusted(file, check, opening["instances"][instance]["subbuffer_bytes"], durable)
             sizes[name] = good
             if last is not None:
                 lasts[instance, cpu] = last

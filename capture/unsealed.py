@@ -7,7 +7,7 @@
         formats.json    event formats, header_page, header_event; durable before the first event
         journal.jsonl   what became known since (:mod:`hindsight.capture.journal`)
         reserve         space that is given up when sealing, so that a full disk can still seal
-        raw/<instance>/cpu<N>.pages
+        raw/<instance>/cpu<N>.pages     (cpu<N>.perf: perf records)
 
 Its recorder holds a lock (flock(2)) on the directory for as long as it lives.
 """
@@ -30,6 +30,8 @@ from hindsight.capture import devices, files, host
 from hindsight.capture.facts import KEPT, build_facts
 from hindsight.capture.formats import parse_event
 from hindsight.capture.journal import Journal
+from hindsight.capture.options import PERF
+from hindsight.capture.perf.inodes import RecordScan
 from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED, is_raw
 from hindsight.errors import ConfigurationError, HindsightError
 
@@ -252,8 +254,8 @@ def seal(
 
 
 def raw_files(path: Path, opening: Mapping[str, Any]) -> list[Path]:
-    """The files of sub-buffers in an unsealed segment, sorted."""
-    found = (file for name in opening["instances"] for file in (path / RAW / name).glob("cpu*.pages"))
+    """The files of raw trace in an unsealed segment, sorted."""
+    found = (file for name in opening["instances"] for file in (path / RAW / name).glob("cpu*.p*"))
     return sorted(file for file in found if is_raw(str(file.relative_to(path))))
 
 
@@ -286,7 +288,11 @@ def _write_sealed(
             continue
         instance = opening["instances"][file.parent.name]
         events = _inode_events(instance["events"], formats) if here else []
-        scan = files.InodeScan(events, known, instance["subbuffer_bytes"])
+        scan: files.InodeScan
+        if instance["source"] == PERF:
+            scan = RecordScan(events, known)
+        else:
+            scan = files.InodeScan(events, known, instance["subbuffer_bytes"])
         listed[str(file.relative_to(path))] = _digest(file, scan)
         inodes |= scan.inodes
     facts = build_facts(opening, entries, closing)

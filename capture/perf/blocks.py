@@ -1,4 +1,4 @@
-"""Stretches of raw records, in plain Python: counted, checked, or shown as a sub-buffer of ftrace.
+"""Stretches of raw records, in plain Python: counted, or shown as a sub-buffer of ftrace.
 
 It runs on the recorded host, on a few kilobytes at a time.
 """
@@ -42,31 +42,6 @@ def _walk(window: bytes) -> tuple[int, int]:
         found += kind == RECORD_SAMPLE
         at += size
     return found, at
-
-
-def whole_records(window: bytes, earliest_ns: int, latest_ns: int) -> tuple[int, int, bool]:
-    """How many bytes at the beginning of ``window`` are whole, plausible records.
-
-    Returns them, the time of the last sample among them (ns, 0 without one), and whether what follows is
-    damaged rather than the beginning of a record that ``window`` cuts off. A sample is plausible when its
-    time lies within the given bounds (CLOCK_MONOTONIC, ns) and its parts fit into it.
-    """
-    at, end, last = 0, len(window), 0
-    while at + 8 <= end:
-        kind, _, size = struct.unpack_from("<IHH", window, at)
-        if size < 8 or size % 8 or kind == 0:
-            return at, last, True
-        if at + size > end:
-            return at, last, False
-        if kind == RECORD_SAMPLE:
-            if size < SAMPLE_HEAD_BYTES + 4:
-                return at, last, True
-            _, ts, length, _ = _SAMPLE.unpack_from(window, at + 8)
-            if not earliest_ns <= ts <= latest_ns or SAMPLE_HEAD_BYTES + length > size:
-                return at, last, True
-            last = max(last, ts)
-        at += size
-    return at, last, False
 
 
 def as_subbuffer(block: bytes) -> bytes:
