@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from hindsight.capture.schema import SCHEMA_VERSION, TABLES
 from hindsight.capture.segment import Segment, check_facts, find_segments, open_segment
 from hindsight.capture.slices import SLICE_BYTES
 from hindsight.capture.staging import Staging, sweep, unwritable
+from hindsight.capture.workers import Workers
 from hindsight.errors import VerificationError
 
 COMMIT_TABLE = "captures"
@@ -116,10 +115,8 @@ def _convert_segment(path: Path, job: Job, progress: Progress) -> Converted:
     if (directory / COMMIT_TABLE / f"{segment.name}.parquet").exists() and not job.force:
         return Converted(segment.name, False)
     progress.start(segment.name, sum(int(file["bytes"]) for file in segment.files.values()))
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(job.threads)) if job.threads > 1 else None
-        stack.callback(lambda: pool.shutdown(cancel_futures=True) if pool is not None else None)
-        return _Conversion(segment, directory, job, progress, pool).run()
+    with Workers(job.threads) as workers:
+        return _Conversion(segment, directory, job, progress, workers).run()
 
 
 class _Conversion:
@@ -131,24 +128,20 @@ class _Conversion:
         directory: Path,
         job: Job,
         progress: Progress,
-        pool: ThreadPoolExecutor | None,
+        workers: Workers,
     ) -> None:
         self.segment = segment
         self.directory = directory
         self.job = job
         self.progress = progress
-        self.pool = pool
+        self.workers = workers
         self.key = None if job.comm else bytes(segment.facts["comm_key"], "ascii")
         self.census = Census(segment.facts)
         self.rows: dict[str, int] = {}
 
-    def each(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Apply a function to independent things, in all threads."""
-        return list(self.pool.map(function, items) if self.pool is not None else map(function, items))
-
     def run(self) -> Converted:
         """Index, decode, reconcile, write, publish."""
-        instances = index_segment(self.segment, self.progress.advance, self.each)
+        instances = index_segment(self.segment, self.workers, self.progress.advance)
         self._refuse_doubles(instances)
         decoded = [
             Decoded(instance.name, index.cpu, index.events, tuple(index.problems))
@@ -167,7 +160,7 @@ class _Conversion:
             commit = staging.path / COMMIT_TABLE, files.pop(COMMIT_TABLE)
             stale = [self._file(name) for name in TABLES.keys() - self.rows.keys()]
             pairs = [(staging.path / name, target) for name, target in sorted(files.items())]
-            staging.publish(pairs, commit, stale, self.each)
+            staging.publish(pairs, commit, stale, self.workers)
         events = sum(count for name, count in self.rows.items() if TABLES[name].tracepoint)
         lost = sum(row["count_lower"] for row in losses)
         return Converted(self.segment.name, True, dict(sorted(self.rows.items())), events, lost)
@@ -193,7 +186,7 @@ class _Conversion:
         # The largest first: they decide how long a slice takes.
         writers.sort(key=lambda entry: -rows[entry[1].table])
         try:
-            for cpus, fresh in instance.slices(self.job.slice_bytes, self.pool):
+            for cpus, fresh in instance.slices(self.workers, self.job.slice_bytes):
 
                 def one(entry: tuple[Kind, TableWriter, list[Any]], cpus: Any = cpus) -> None:
                     kind, writer, plan = entry
@@ -201,9 +194,9 @@ class _Conversion:
                     if events.rows:
                         writer.append(events, plan, self.census.watch(instance.name, writer.table))
 
-                self.each(one, writers)
+                self.workers.each(one, writers)
                 self.progress.advance(fresh, sum(cpu.events for cpu in cpus))
-            self.each(lambda entry: entry[1].close(), writers)
+            self.workers.each(lambda entry: entry[1].close(), writers)
         finally:
             for _, writer, _ in writers:
                 writer.abandon()

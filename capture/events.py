@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from hindsight.capture.perf.records import RecordDecoder, index_records
 from hindsight.capture.schema import TABLES, Table
 from hindsight.capture.segment import RAW_SUFFIX, Segment
 from hindsight.capture.slices import SLICE_BYTES, Scratch, cut, decode_slice
+from hindsight.capture.workers import NONE, Workers
 from hindsight.errors import VerificationError
 
 _BY_TRACEPOINT = {table.tracepoint: table for table in TABLES.values() if table.tracepoint}
@@ -47,7 +47,7 @@ class InstanceTrace:
         return found
 
     def slices(
-        self, slice_bytes: int = SLICE_BYTES, pool: Executor | None = None
+        self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES
     ) -> Iterator[tuple[list[CpuEvents], int]]:
         """The events of each slice of time, and the bytes of raw trace that it was the first to read.
 
@@ -55,15 +55,13 @@ class InstanceTrace:
         """
         scratch = Scratch()
         for part in cut(self.cpus, slice_bytes):
-            yield decode_slice(part, self.cpus, scratch, pool), part.fresh_bytes
+            yield decode_slice(part, self.cpus, scratch, workers), part.fresh_bytes
 
 
 def index_segment(
-    segment: Segment,
-    advance: Advance = lambda count: None,
-    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]] = map,
+    segment: Segment, workers: Workers = NONE, advance: Advance = lambda count: None
 ) -> list[InstanceTrace]:
-    """Verify and index all raw trace of a segment; ``each`` maps a function over independent tasks.
+    """Verify and index all raw trace of a segment.
 
     Raises VerificationError when a file is not what the manifest says, or a format is missing or unknown.
     """
@@ -78,6 +76,9 @@ def index_segment(
             if file.startswith(prefix) and file.endswith(suffix):
                 cpu = int(file.removeprefix(prefix).removesuffix(suffix))
                 tasks.append((place, cpu, file, decoder))
+    strange = {name for name in segment.files if name.startswith("raw/")} - {task[2] for task in tasks}
+    if strange:
+        raise VerificationError(f"{segment.path}: the facts know nothing of {min(strange)}")
     tasks.sort(key=lambda task: task[:2])
 
     def one(task: tuple[int, int, str, Any]) -> RawIndex:
@@ -86,7 +87,7 @@ def index_segment(
             return index_records(cpu, segment.path, file, segment.files[file], decoder, advance)
         return index_pages(cpu, segment.path, file, segment.files[file], decoder, advance)
 
-    for task, index in zip(tasks, each(one, tasks), strict=True):
+    for task, index in zip(tasks, workers.each(one, tasks), strict=True):
         instances[task[0]].cpus.append(index)
     return instances
 

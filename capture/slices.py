@@ -8,8 +8,7 @@ within each slice are sorted over all of them, whatever the times in the file ar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import numpy as np
 from hindsight.capture.decode import EARLIEST, LATEST, CpuEvents
 from hindsight.capture.index import RawIndex, read_exactly
 from hindsight.capture.segment import open_regular
+from hindsight.capture.workers import Workers
 from hindsight.errors import VerificationError
 
 SLICE_BYTES = 64 << 20
@@ -83,9 +83,7 @@ class Scratch:
         return array[:size]
 
 
-def decode_slice(
-    part: Slice, indexes: list[RawIndex], scratch: Scratch, pool: Executor | None = None
-) -> list[CpuEvents]:
+def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers: Workers) -> list[CpuEvents]:
     """Decode a slice; every CPU in a task of its own. All share one array of words, which is ``scratch``'s:
     the next slice overwrites it.
 
@@ -124,8 +122,7 @@ def decode_slice(
         return CpuEvents(index.cpu, words, first, ts, at, 0, [], cursor)
 
     words = data.view("<u4")
-    each: Callable[..., Iterator[CpuEvents]] = pool.map if pool is not None else map
-    return list(each(one, [cpu for cpu, blocks in enumerate(part.blocks) if len(blocks)]))
+    return workers.each(one, [cpu for cpu, blocks in enumerate(part.blocks) if len(blocks)])
 
 
 def _stretches(blocks: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -10,9 +10,10 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
+from hindsight.capture.workers import Workers
 from hindsight.errors import ConfigurationError, HindsightError
 
 PREFIX = ".converting-"
@@ -42,16 +43,19 @@ class Staging:
         os.close(self._descriptor)
 
     def publish(
-        self, files: Iterable[tuple[Path, Path]], commit: tuple[Path, Path], stale: Iterable[Path],
-        each: Callable[[Callable[[Path], None], list[Path]], object],
+        self,
+        files: Iterable[tuple[Path, Path]],
+        commit: tuple[Path, Path],
+        stale: Iterable[Path],
+        workers: Workers,
     ) -> None:  # fmt: skip
         """Make all files durable, then give them their names: ``commit`` (from, to) last of all.
 
         As long as ``commit`` has not its name, a reader takes none of them for complete. ``stale`` files of
-        an earlier conversion are removed. ``each`` applies a function to many paths.
+        an earlier conversion are removed.
         """
         pairs = list(files)
-        each(_fsync, [source for source, _ in (*pairs, commit)])
+        workers.each(_fsync, [source for source, _ in (*pairs, commit)])
         commit[1].unlink(missing_ok=True)
         for path in stale:
             path.unlink(missing_ok=True)
@@ -59,9 +63,9 @@ class Staging:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(source, target)
         commit[1].parent.mkdir(parents=True, exist_ok=True)
-        each(_fsync, sorted({target.parent for _, target in pairs}))
+        workers.each(_fsync, sorted({target.parent for _, target in pairs}))
         os.rename(*commit)
-        each(_fsync, [commit[1].parent])
+        workers.each(_fsync, [commit[1].parent])
 
 
 def sweep(out: Path) -> None:

@@ -15,8 +15,10 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "convert",
         help="turn recordings into Parquet tables",
         description="Turn recordings into Parquet tables: OUT/host=…/date=…/TABLE/SEGMENT.parquet.\n"
-        "A recording that OUT already holds is left alone.",
-        epilog="example:\n  hindsight capture convert raw -o captures\n",
+        "What OUT already holds is left alone: after an interruption, convert again and it goes on.",
+        epilog="examples:\n"
+        "  hindsight capture convert raw -o captures\n"
+        "  hindsight capture convert raw -o captures --jobs 1 --json\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     convert.add_argument(
@@ -25,8 +27,21 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     convert.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="the dataset to add to")
     convert.add_argument("--comm", action="store_true", help="keep names of programs (default: keyed hashes)")
     convert.add_argument("--force", action="store_true", help="convert again what OUT already holds")
+    convert.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_jobs,
+        help="threads (default: the processors available); the result does not depend on it",
+    )
     convert.add_argument("--json", action="store_true", help="print what was done as JSON")
     convert.set_defaults(run=_convert)
+
+
+def _jobs(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError("between 1 and 1024")
+    return value
 
 
 def need_convert_extra() -> None:
@@ -45,14 +60,26 @@ def _convert(args: argparse.Namespace) -> int:
     import json
 
     need_convert_extra()
-    from hindsight.capture.convert import convert
+    from hindsight.capture.convert import Converted, convert
+    from hindsight.capture.progress import Progress
 
-    results = convert(args.segments, args.out, comm=args.comm, force=args.force)
+    def done(result: Converted) -> None:
+        what = f"{result.events} events in {len(result.tables)} tables"
+        lost = f", at least {result.lost} lost" if result.lost else ""
+        print(
+            f"hindsight: {result.segment}: {what + lost if result.converted else 'already there'}",
+            file=sys.stderr,
+        )
+
+    results = convert(
+        args.segments,
+        args.out,
+        comm=args.comm,
+        force=args.force,
+        jobs=args.jobs,
+        progress=Progress(wanted=not args.json),
+        done=done,
+    )
     if args.json:
         print(json.dumps([result.as_dict() for result in results], indent=1))
-    for result in results:
-        what = (
-            f"{result.events} events in {len(result.tables)} tables" if result.converted else "already there"
-        )
-        print(f"hindsight: {result.segment}: {what}", file=sys.stderr)
     return ExitCode.OK
