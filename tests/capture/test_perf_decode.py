@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindsight.capture.decode import CpuEvents
+from hindsight.capture.events import InstanceTrace
 from hindsight.capture.formats import EventFormat, Field
 from hindsight.capture.perf import records
-from hindsight.capture.perf.blocks import as_subbuffer, count_samples, whole_records
+from hindsight.capture.perf.blocks import as_subbuffer, count_samples
+from hindsight.capture.perf.inodes import RecordScan
 from hindsight.capture.perf.records import RecordDecoder, decode_records, index_records
+from hindsight.capture.perf.salvage import trusted_records
 from hindsight.capture.rates import count_events
-from hindsight.capture.slices import cut, decode_slice
+from hindsight.capture.workers import Workers
 from hindsight.errors import VerificationError
 
 SAMPLE, LOST, THROTTLE = 9, 2, 5
@@ -164,8 +167,9 @@ def test_in_slices(tmp_path_factory: pytest.TempPathFactory, data: bytes, block:
         assert int(index.offset[-1]) == used
         assert any(p.count is None for p in index.problems) == (bad or used < len(data))
         times: dict[int, list[int]] = {k.id: [] for k in KINDS}
-        for part in cut([index], 300):
-            for events in decode_slice(part, [index]):
+        trace = InstanceTrace("tasks", [], [index])
+        for cpus, _ in trace.slices(Workers(1), 300):
+            for events in cpus:
                 for number, k in enumerate(KINDS):
                     here = events.ts[events.span(number)]
                     times[k.id] += np.sort(here).tolist()
@@ -192,24 +196,56 @@ def test_altered_file(tmp_path: Path) -> None:
 
 
 @given(streams, st.data())
-@settings(deadline=None, max_examples=100)
-def test_whole_records(data: bytes, drawn: st.DataObject) -> None:
-    """Cut anywhere, what is taken for whole are records, and nothing but the last one is given up."""
+@settings(deadline=None, max_examples=80)
+def test_cut_by_power_loss(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, drawn: st.DataObject
+) -> None:
+    """Cut, or continued with zeros, anywhere beyond what was durable: only true, whole records count."""
     at, ends = 0, [0]
     while at < len(data):
         at += struct.unpack_from("<H", data, at + 6)[0]
         ends.append(at)
-    length = drawn.draw(st.integers(0, len(data)))
-    good, _, bad = whole_records(data[:length], 0, (1 << 64) - 1)
-    assert (good, bad) == (max(end for end in ends if end <= length), False)
+    durable = drawn.draw(st.sampled_from(ends))
+    length = drawn.draw(st.integers(durable, len(data)))
+    zeros = drawn.draw(st.sampled_from([0, 0, 1, 8, 64, 5000]))
+    file = tmp_path_factory.mktemp("cut") / "file"
+    file.write_bytes(data[:length] + bytes(zeros))
+    good, last = trusted_records(file, durable)
+    found = reference(data[:good])[0]
+    assert good in ends
+    assert data[:length] + bytes(zeros) == data[:good] + (data[:length] + bytes(zeros))[good:]
+    times = [ts for entries in found.values() for ts, _ in entries]
+    assert not times or (last is not None and last >= max(times))
+    if all(
+        struct.unpack_from("<Q", data, e + 16)[0] in range(1, 1 << 63) for e in ends[:-1] if data[e] == SAMPLE
+    ):
+        assert good >= durable
+        whole = max(end for end in ends if end <= length)
+        if not zeros and any(data[max(whole - 8, 0) : whole]):
+            assert good == whole
 
 
-def test_implausible_records() -> None:
-    early, good, late = sample(9, 10, 8), sample(9, 500, 8), sample(9, 2000, 8)
-    assert whole_records(good + late + good, 100, 1000) == (len(good), 500, True)
-    assert whole_records(good + early, 100, 1000) == (len(good), 500, True)
-    assert whole_records(good + bytes(64), 100, 1000) == (len(good), 500, True)
-    assert whole_records(good + good[:30], 100, 1000) == (len(good), 500, False)
+def test_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    one, two = sample(9, 500, 8), sample(700, 900, 3000)
+    for cut_at in range(len(two)):
+        file.write_bytes(one + two[:cut_at])
+        assert trusted_records(file, len(one) + cut_at) == (len(one), 500)
+    file.write_bytes((one + two) * 1000)  # several windows
+    assert trusted_records(file, 0) == (1000 * len(one + two), 900)
+
+
+def test_inodes() -> None:
+    """Wherever the records lie in the windows."""
+    device = struct.pack("<I", 8 << 20 | 1)
+    raw = b"\xbc\x02" + bytes(6) + struct.pack("<Q", 4711) + device
+    record = struct.pack("<IHHQQI", SAMPLE, 1, 48, 7, 9, len(raw)) + raw
+    for lead in (0, 8, 1 << 20, (1 << 20) - 8, (1 << 20) - 24, (1 << 20) - 32, (1 << 20) - 40):
+        scan = RecordScan([(700, 8, 16)], [(8, 1)])
+        data = bytes(lead) + record + bytes(100)
+        for at in range(0, len(data), scan.window_bytes):
+            scan.feed(data[at : at + scan.window_bytes])
+        assert ((8, 1), 4711) in scan.inodes
 
 
 @given(
