@@ -275,7 +275,8 @@ class Session:
                 recorder.take_back(action.events)
             elif isinstance(action, Pause):
                 recorder.halt(action.budget)
-                if action.budget == "disk" and self._segments.current is not None:
+                # What a flight recorder holds would not fit: it stays in the ring buffers.
+                if action.budget == "disk" and self._segments.current is not None and not self._flight:
                     self._close_segment("rotation")
             else:
                 self._go_on(action.budget)

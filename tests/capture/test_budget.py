@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hindsight.capture.budget import (
@@ -287,8 +287,9 @@ def test_identity_goes_last() -> None:
 @settings(max_examples=50, deadline=None)
 @given(LOADS, st.floats(0.05, 0.95))
 def test_what_identity_costs_is_needed(load: Load, share: float) -> None:
+    assume(sum(load.values()) > 200)  # else no sub-buffer is full in time, and it is a guess
     limit = share * sum(load.values())
-    host = Host(Budgets(max_rate=max(limit, 1.0)))
+    host = Host(Budgets(max_rate=limit))
     for _ in range(8):
         if not host.history:
             host.look(load)
