@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Decode every field of every event of recordings, slice by slice as a conversion does; print how many.
+
+decode_segments.py DIR…            hashes are verified, nothing is written
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hindsight.capture.columns import EventTable, sources
+from hindsight.capture.events import index_segment
+from hindsight.capture.schema import numpy_dtype
+from hindsight.capture.segment import check_facts, find_segments, open_segment
+
+
+def decode(path: Path) -> dict[str, int]:
+    """Rows by table."""
+    segment = open_segment(path, raw=False)
+    check_facts(segment)
+    rows: dict[str, int] = {}
+    for instance in index_segment(segment):
+        plans = {k.number: sources(k.format, k.table) for k in instance.kinds if k.table is not None}
+        for cpus, _ in instance.slices():
+            for kind in instance.kinds:
+                table = EventTable(kind.number, kind.format, cpus)
+                if kind.table is None or not table.rows:
+                    continue
+                numbers = {
+                    c.name: np.empty(table.rows, numpy_dtype(c))
+                    for c in kind.table.columns
+                    if c.dtype != "str"
+                }
+                table.into(plans[kind.number], slice(0, table.rows), numbers)
+                rows[kind.table.name] = rows.get(kind.table.name, 0) + table.rows
+    return rows
+
+
+def main() -> None:
+    total = 0
+    for path in find_segments([Path(word) for word in sys.argv[1:]]):
+        total += sum(decode(path).values())
+    print(total)
+
+
+if __name__ == "__main__":
+    main()
