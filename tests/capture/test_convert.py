@@ -160,7 +160,8 @@ def test_ring_losses(segment: Path, tmp_path: Path) -> None:
     assert result.lost == 77
     expected = {"cpu": 1, "event": None, "from_ns": 5, "to_ns": 9, "count_lower": 77, "count_upper": 77}
     assert losses(tmp_path / "out") == [expected | {"cause": "ring full"}]
-    assert describe(tmp_path / "out")["losses"] == {"events": 77, "intervals": 1}
+    cause = {"events": 77, "intervals": 1, "unknown": 0}
+    assert describe(tmp_path / "out")["losses"] == cause | {"causes": {"ring full": cause | {"ns": 4, "of": []}}}
 
 
 def test_events_that_the_kernel_counted_but_no_page_holds(segment: Path, tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_commands(segment: Path, tmp_path: Path, hindsight: Run) -> None:
     assert "already there" in done.stderr
     info = json.loads(hindsight("capture", "info", out, "--json").stdout)
     assert info["tables"]["sys_enter_read"]["rows"] > 10
-    assert info["losses"] == {"events": 0, "intervals": 0}
+    assert info["losses"] == {"events": 0, "intervals": 0, "unknown": 0, "causes": {}}
     assert info["start_ns"] < info["end_ns"]
     text = hindsight("capture", "info", out).stdout
     assert "no event was lost" in text and "fixture" in text
