@@ -7,6 +7,7 @@ crash tore fails its checksum and is left out; the lines before and after it cou
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -70,14 +71,20 @@ class Journal:
         size = os.fstat(self._descriptor).st_size
         self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry with one write(2). Raises OSError (ENOSPC when only a part of it found space)."""
+    def append(self, entry: Mapping[str, Any]) -> int:
+        """Write one entry with one write(2); returns bytes. Raises OSError (ENOSPC if it found no space)."""
         line = encode(entry)
         with self._lock:
             data = b"\n" + line if self._torn else line
-            self._torn = os.write(self._descriptor, data) != len(data)
-            if self._torn:
+            written = os.write(self._descriptor, data)
+            if written != len(data):
+                torn, self._torn = self._torn, True
+                with contextlib.suppress(OSError):  # a part of a line only takes space
+                    os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                    self._torn = torn
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._torn = False
+        return len(data)
 
     def sync(self) -> None:
         """Make durable what was appended."""

@@ -291,11 +291,14 @@ class _Unsealed:
         except _SHAPE as error:
             raise VerificationError(f"{JOURNAL} is damaged ({error!r:.200})") from None
         with contextlib.closing(Journal(self.path / JOURNAL)) as journal:
-            told = journal if known.closing is None else None
-            seal(
-                self.path, self.final, opening, formats, known.kept, closing, told,
-                here=self.same_boot(opening) is True,
-            )  # fmt: skip
+
+            def tell() -> None:
+                if known.closing is None:
+                    journal.append({"kind": "closing", "closing": closing})
+                    journal.sync()
+
+            here = self.same_boot(opening) is True
+            seal(self.path, self.final, opening, formats, known.kept, closing, tell, here)
         self.done.keep -= names
         self._sealed("its recorder died" if lived_on else "power loss", opening)
 

@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,14 @@ class OpenSegment:
         self._kept: list[dict[str, Any]] = []
         self._counters: dict[tuple[str, str], dict[str, int]] = {}
         self._known: set[Path] = set()
-        self._gone = False
+        self._gone = self._told = False
         self._lock = self._create(directory)
         try:
             for instance in opening["instances"]:
                 self.raw_directory(instance)
-            size = write_json(self.path / OPENING, opening)
+            self._facts_bytes = write_json(self.path / OPENING, opening)
             write_json(self.path / FORMATS, formats)
-            self._reserve(max(_RESERVE_BYTES, 2 * size))
+            self._reserve()
             self._journal = Journal(self.path / JOURNAL)
             for path in (*self.path.rglob("*"), self.path, directory):
                 fsync_path(path)
@@ -148,7 +148,9 @@ class OpenSegment:
                 f"recordings cannot be written to {directory}: {error.strerror}", "Choose another -o DIR."
             ) from error
 
-    def _reserve(self, size: int) -> None:
+    def _reserve(self) -> None:
+        """What sealing will need: about twice what is known for facts.json so far."""
+        size = max(_RESERVE_BYTES, 2 * self._facts_bytes)
         descriptor = os.open(self.path / RESERVE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -166,11 +168,14 @@ class OpenSegment:
 
         Of a look only the processors are written whose counters changed. Raises OSError (ENOSPC, …).
         """
-        if entry["kind"] in KEPT:
+        kept = entry["kind"] in KEPT
+        if kept:
             self._kept.append(entry)
         elif entry["kind"] == "look":
             entry = {**entry, "stats": self._changed(entry["stats"])}
-        self._journal.append(entry)
+        written = self._journal.append(entry)
+        if kept:
+            self._facts_bytes += written
 
     def _changed(self, stats: Mapping[str, Mapping[Any, dict[str, int]]]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
@@ -195,6 +200,8 @@ class OpenSegment:
         for directory in sorted({path.parent for path in new}):
             fsync_path(directory)
         self._known |= new
+        with contextlib.suppress(OSError):
+            self._reserve()
         self._journal.append({"kind": "synced", "ts": host.clock_anchor(1).ts, "bytes": sizes})
         self._journal.sync()
 
@@ -204,9 +211,16 @@ class OpenSegment:
         Raises HindsightError when it cannot be written; it can then be sealed later, by calling this again
         or by :func:`hindsight.capture.recover.recover`, without loss.
         """
-        path = seal(self.path, self.final, self._opening, self._formats, self._kept, closing, self._journal)
+
+        def tell() -> None:
+            if not self._told:
+                self._journal.append({"kind": "closing", "closing": closing})
+                self._told = True
+            self._journal.sync()
+
+        seal(self.path, self.final, self._opening, self._formats, self._kept, closing, tell)
         self.abandon()
-        return path
+        return self.final
 
     def abandon(self) -> None:
         """Let go of it as a process that ends does: what is on disk stays, for recovery."""
@@ -228,22 +242,25 @@ def seal(
     formats: dict[str, str],
     entries: Iterable[dict[str, Any]],
     closing: dict[str, Any],
-    journal: Journal | None = None,
-    *,
+    tell: Callable[[], None],
     here: bool = True,
 ) -> Path:
     """Seal the directory ``path`` as ``final``; returns ``final``.
 
-    ``here`` says that it was recorded under this boot, so that the devices' numbers still hold. ``closing``
-    goes to the journal first: who finds the directory after a crash in the middle of this seals the same.
-    Raises HindsightError when it cannot be written; the directory then stays as it was.
+    ``tell`` writes ``closing`` to the journal: who finds the directory after a crash in the middle of this
+    seals the same. ``here`` says that it was recorded under this boot, so that the devices' numbers still
+    hold. Raises HindsightError when it cannot be written; the directory then stays as it was.
     """
     try:
         (path / RESERVE).unlink(missing_ok=True)
-        if journal is not None:
-            journal.append({"kind": "closing", "closing": closing})
-            journal.sync()
-        _write_sealed(path, opening, formats, entries, closing, here)
+        tell()
+        try:
+            _write_sealed(path, opening, formats, entries, closing, here)
+        except OSError:
+            with contextlib.suppress(OSError):  # what could not be written whole takes space
+                for name in (MANIFEST, FACTS):
+                    (path / name).unlink(missing_ok=True)
+            raise
         finish_sealing(path, final)
     except OSError as error:
         remedy = f"It is kept as {path} and sealed by: hindsight capture clean -o {path.parent}"
