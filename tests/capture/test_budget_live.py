@@ -108,8 +108,7 @@ def allocated(out: Path) -> int:
 
 def test_max_rate(live: Path, tmp_path: Path, load: Callable[..., tuple[str, ...]]) -> None:
     out = tmp_path / "raw"
-    limit = 2000
-    with recorder(out, *NOWHERE, "--max-rate", str(limit), *load("1000000:3", "100:8")) as process:
+    with recorder(out, *NOWHERE, "--max-rate", "2000", *load("1000000:1.5", "100:5")) as process:
         assert process.wait(60) == 0
     shed = losses(out, "budget shed: rate")
     assert {"syscalls/sys_enter_pread64", "syscalls/sys_exit_pread64"} <= {row["event"] for row in shed}
@@ -117,32 +116,25 @@ def test_max_rate(live: Path, tmp_path: Path, load: Callable[..., tuple[str, ...
     assert all(row["from_ns"] < row["to_ns"] for row in shed)
     assert "not recording" in said(out) and "again" in said(out)
     preads = rows(out, "sys_enter_pread64")
-    marks = [row["ts"] for row in preads if row["pos"] >= 1 << 40]
     away = [(r["from_ns"], r["to_ns"]) for r in shed if r["event"] == "syscalls/sys_enter_pread64"]
-    # Nothing of it in the intervals, all of it (the marks, too) outside of them.
-    assert not [row for row in preads if any(a + 100_000_000 < row["ts"] < b - 100_000_000 for a, b in away)]
-    assert len(marks) >= 2
-    load_ended = marks[-1] - 8 * 10**9
-    assert max(b for _, b in away) < marks[-1]  # it came back before the calm part was over
-    # In the first three seconds: no more than a burst until it is noticed, after each of the two attempts.
-    recorded = sum(row["ts"] < load_ended for row in preads)
-    offered = max(b - a for a, b in away) / 1e9 * limit
-    assert len(away) <= 6 and recorded and offered
-    everything = sum(row["ts"] >= load_ended + 4 * 10**9 for row in preads)
-    assert everything <= limit * 4  # calm: within the budget, nothing shed
+    slack = 100_000_000  # the row begins before the event is off, and ends after it is on
+    assert not [row for row in preads if any(a + slack < row["ts"] < b - slack for a, b in away)]
+    # The end of the calm part is recorded again, whole.
+    last = preads[-1]["ts"]
+    assert preads[-1]["pos"] == (1 << 40) + 1 and max(b for _, b in away) < last
+    assert [row for row in preads if max(b for _, b in away) < row["ts"] < last]
 
 
+@pytest.mark.slow
 def test_max_cpu(live: Path, tmp_path: Path, load: Callable[..., tuple[str, ...]]) -> None:
     out = tmp_path / "raw"
     with recorder(out, *NOWHERE, "--max-cpu", "0.3%", *load("1000000:6")) as process:
         assert process.wait(60) == 0
     away = losses(out, "budget shed: cpu") + losses(out, "paused: cpu")
     assert away
-    (segment,) = facts(out)
-    counted = sum(
-        after["read events"] for i in segment["instances"].values() for after in i["stats_after"].values()
-    )
-    assert len(rows(out, "sys_enter_pread64")) + len(rows(out, "sys_exit_pread64")) <= counted
+    begin, end = min(row["from_ns"] for row in away), max(row["to_ns"] for row in away)
+    assert not losses(out, "decode error")
+    assert [row for row in rows(out, "sys_enter_pread64") if row["ts"] < begin < end]
 
 
 def test_max_memory(live: Path, tmp_path: Path) -> None:
@@ -202,7 +194,7 @@ def test_a_disk_that_is_full_from_the_beginning(live: Path, tmp_path: Path) -> N
     recording.mkdir(parents=True)
     (recording / "manifest.json").write_text(json.dumps({}))
     (recording / "pages").write_bytes(b"x" * 9 * MIB)
-    with recorder(out, *NOWHERE, "--max-disk", "8M", "--", "sleep", "1.5") as process:
+    with recorder(out, *NOWHERE, "--max-disk", "8M", "--", "sleep", "0.8") as process:
         assert process.wait(30) == 0
     shutil.rmtree(recording)
     assert losses(out, "paused: disk")

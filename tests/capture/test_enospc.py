@@ -149,6 +149,7 @@ def check(segments: list[Path], target: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_space_runs_out_slowly(live: Path, small: Path, tmp_path: Path) -> None:
     """The recorder fills the disk itself: it stops before, and goes on when somebody makes room."""
     out = small / "raw"
@@ -177,12 +178,12 @@ def test_space_runs_out_at_once(live: Path, small: Path, tmp_path: Path) -> None
         fill(small / "filler")
         until(recorder.paused)
         until(lambda: sealed(out))
-        time.sleep(2)
+        time.sleep(0.7)
         assert recorder.paused()
         assert recorder.process.poll() is None
         (small / "filler").unlink()
         until(lambda: not recorder.paused())
-        time.sleep(1)
+        time.sleep(0.5)
         assert recorder.end() == 0
     segments = sealed(out)
     assert len(segments) >= 2
@@ -203,6 +204,7 @@ def test_it_ends_while_there_is_no_space(live: Path, small: Path, tmp_path: Path
     check(sealed(out), tmp_path / "parquet")
 
 
+@pytest.mark.slow
 def test_more_in_memory_than_fits(live: Path, small: Path, tmp_path: Path) -> None:
     """The ring buffers hold more than the disk: they are kept until the end, and then as far as it goes."""
     out = small / "raw"
