@@ -2,26 +2,33 @@
 
 Each side is a child process, its processor time that of wait4(2). Start-up (importing Python packages and
 loading compiled code here, reading the formats there) is measured on a tiny recording and taken off both
-sides; ratios that include it are in the details. trace-cmd prints to /dev/null. Both must have the same
-number of events; hindsight decodes those of its `devices` instance on top (block requests and removals from the
-page cache of the whole host), which trace-cmd does not have: they do not count.
+sides; hindsight is given the recording several times over, in one process, because its start-up would
+otherwise be most of what is measured; ratios that include start-up are in the details. trace-cmd prints to
+/dev/null. Both must have the same number of events; hindsight decodes those of its `devices` instance on top
+(block requests and removals from the page cache of the whole host), which trace-cmd does not have: they do
+not count.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import children
 import recorders
-from figures import Figure, Sample, sample
+from figures import Figure, sample
 from together import Both, record_both
+
+from hindsight.capture.segment import find_segments
 
 HERE = Path(__file__).resolve().parent
 NOT_OF_THREADS = ("block_rq_issue", "block_rq_complete", "mm_filemap_delete_from_page_cache")
 BUFFER_KB = 131072
+COPIES = 3
+"""How many times hindsight is given the large recording."""
 
 
 def workload(file: Path, cached: int, cold: int) -> list[str]:
@@ -39,25 +46,35 @@ def measure(directory: Path, file: Path, calls: int, repetitions: int) -> tuple[
         where.mkdir()
         recordings[name] = record_both(where, workload(file, cached, cold), BUFFER_KB)
         events[name] = _same_events(recordings[name], where / "first")
-    cpu: dict[str, dict[str, list[float]]] = {
-        arm: {n: [] for n in sizes} for arm in ("decode", "convert", "report")
-    }
+    arms = ("decode", "convert", "report")
+    cpu: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in sizes} for arm in arms}
+    for name, both in recordings.items():
+        _copies(both.segments, directory / f"{name}-copies", COPIES if name == "large" else 1)
     for number in range(repetitions):
         for name, both in recordings.items():
-            cpu["decode"][name].append(children.run(_decode(both)).cpu_s)
+            segments = directory / f"{name}-copies"
+            cpu["decode"][name].append(children.run(_decode(segments)).cpu_s)
             cpu["report"][name].append(children.run(_report(both), sink=True).cpu_s)
-            out = directory / name / f"out{number}"
-            cpu["convert"][name].append(children.run(_convert(both, out)).cpu_s)
+            out = directory / f"{name}-out{number}"
+            cpu["convert"][name].append(children.run(_convert(segments, out)).cpu_s)
             shutil.rmtree(out)
     return _figures(cpu, events), recordings["large"]
 
 
-def _decode(both: Both) -> list[str]:
-    return [sys.executable, str(HERE / "decode_segments.py"), str(both.segments)]
+def _copies(segments: Path, target: Path, count: int) -> None:
+    """The same segments under several names, as hard links."""
+    for segment in find_segments([segments]):
+        for number in range(count):
+            copy = target / f"{segment.name}-{number}"
+            shutil.copytree(segment, copy, copy_function=os.link)
 
 
-def _convert(both: Both, out: Path) -> list[str]:
-    return [*recorders.HINDSIGHT, "capture", "convert", "--json", "-o", str(out), str(both.segments)]
+def _decode(segments: Path) -> list[str]:
+    return [sys.executable, str(HERE / "decode_segments.py"), str(segments)]
+
+
+def _convert(segments: Path, out: Path) -> list[str]:
+    return [*recorders.HINDSIGHT, "capture", "convert", "--json", "-o", str(out), str(segments)]
 
 
 def _report(both: Both) -> list[str]:
@@ -66,8 +83,8 @@ def _report(both: Both) -> list[str]:
 
 def _same_events(both: Both, out: Path) -> int:
     """Events of the threads; raises ChildFailed unless all three decoders have the same number of them."""
-    converted = json.loads(children.run(_convert(both, out)).output)
-    decoded = int(children.run(_decode(both)).output)
+    converted = json.loads(children.run(_convert(both.segments, out)).output)
+    decoded = int(children.run(_decode(both.segments)).output)
     if any(segment["lost"] for segment in converted):
         raise children.ChildFailed("events were lost: there is nothing to compare; try a smaller --calls")
     total = sum(segment["events"] for segment in converted)
@@ -83,28 +100,29 @@ def _same_events(both: Both, out: Path) -> int:
 
 def _figures(cpu: dict[str, dict[str, list[float]]], events: dict[str, int]) -> list[Figure]:
     samples = {arm: {name: sample(values) for name, values in of.items()} for arm, of in cpu.items()}
-    count = events["large"] - events["tiny"]
 
-    def rate(of: dict[str, Sample]) -> float:
-        return count / (of["large"].median - of["tiny"].median)
+    def rate(arm: str, times: int) -> float:
+        """Events per CPU-second beyond start-up."""
+        of = samples[arm]
+        return (times * events["large"] - events["tiny"]) / (of["large"].median - of["tiny"].median)
 
-    report = rate(samples["report"])
+    report = rate("report", 1)
     figures = []
     for arm, name, least in (("decode", "decode, every field", 40), ("convert", "decode + Parquet", 20)):
-        ratio = rate(samples[arm]) / report
-        whole = samples["report"]["large"].median / samples[arm]["large"].median
+        speed = rate(arm, COPIES)
+        ratio = speed / report
         details = {
             "events": events["large"],
-            "events_per_cpu_second": rate(samples[arm]),
+            "copies": COPIES,
+            "events_per_cpu_second": speed,
             "trace_cmd_events_per_cpu_second": report,
             "ratio": ratio,
-            "ratio_with_start_up": whole,
+            "ratio_with_start_up": COPIES * samples["report"]["large"].median / samples[arm]["large"].median,
             "start_up_cpu_s": samples[arm]["tiny"].median,
             "cpu_s": {n: s.as_dict() for n, s in samples[arm].items()},
             "trace_cmd_cpu_s": {n: s.as_dict() for n, s in samples["report"].items()},
         }
-        speeds = f"{rate(samples[arm]) / 1e6:.1f} M events per CPU-second, trace-cmd {report / 1e6:.2f} M"
-        value = f"{ratio:.0f}× ({speeds})"
+        value = f"{ratio:.0f}× ({speed / 1e6:.1f} M events per CPU-second, trace-cmd {report / 1e6:.2f} M)"
         figures.append(
             Figure(f"{name}, against trace-cmd report", value, f"≥ {least}×", ratio >= least, details)
         )
