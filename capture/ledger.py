@@ -57,6 +57,7 @@ class Ledger:
         self._overwriting = frozenset(overwriting)
         self._seen: dict[tuple[str, int, str], int] = {}
         self._looked = 0
+        self._begun = False
         self._read: dict[tuple[str, int], tuple[int, int]] = {}  # (time, overrun) when last read
         self._rows: list[Loss] = []
         self._ongoing: dict[tuple[str, str | None], Loss] = {}
@@ -82,9 +83,11 @@ class Ledger:
         return found
 
     def resume(self, now_ns: int) -> None:
-        """Recording was off and goes on: nothing was lost meanwhile that a counter will tell of."""
+        """Recording was off, the counters were looked at since; it goes on now."""
         self._looked = max(self._looked, now_ns)
-        self._read = {key: (max(since, now_ns), value) for key, (since, value) in self._read.items()}
+        if not self._begun:
+            self._read = {key: (max(since, now_ns), value) for key, (since, value) in self._read.items()}
+        self._begun = True
 
     def read(self, counters: Counters, at_ns: int, gaps: Mapping[tuple[str, int], int]) -> list[Loss]:
         """Ring buffers that overwrite were read, the counters (already looked at) are of just after that.

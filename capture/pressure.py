@@ -61,7 +61,10 @@ def _watch(threshold: Pressure, directory: Path) -> int:
         os.write(descriptor, text.encode() + b"\0")
     except OSError as error:
         os.close(descriptor)
-        remedy = "The window must be between 500 ms and 10 s, the stall no longer than it."
+        remedy = (
+            "The window must be between 500 ms and 10 s and no shorter than the stall; without "
+            "CAP_SYS_RESOURCE it must be a multiple of 2 s."
+        )
         if error.errno == errno.EOPNOTSUPP:
             remedy = "It needs CONFIG_PSI with psi=1 on the kernel's command line."
         raise NotPermittedError(f"the kernel refuses {text!r} on {path}: {error.strerror}", remedy) from None

@@ -196,6 +196,7 @@ class Recorder:
         self.stop()
         if reason != "duty":
             self.say(f"the recording pauses ({reason})")
+        self.look()
         losses = self.ledger.begin(f"paused: {reason}", now)
         if not self.full:
             self._note(losses)

@@ -15,6 +15,7 @@ from hindsight.capture import tracefs
 from hindsight.errors import NotPermittedError
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 
 @pytest.fixture(scope="session")
