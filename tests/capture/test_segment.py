@@ -220,6 +220,7 @@ def test_no_space_for_sealing_loses_nothing(small: Path, formats: dict[str, str]
     for name in ("x-0000", "x-0001"):
         segment = OpenSegment(small, name, opening(segment=int(name[-1])), formats)
         (segment.raw_directory("tasks") / "cpu0.pages").write_bytes(b"x" * 4096)
+        segment.sync()
         filler = fill(small)
         told = closing(tables={"tasks": many}, losses=[])
         with pytest.raises(HindsightError, match="could not be sealed: No space") as raised:
@@ -232,11 +233,8 @@ def test_no_space_for_sealing_loses_nothing(small: Path, formats: dict[str, str]
         else:
             segment.abandon()
             path = segment.path / OPENING
-            path.write_text(
-                json.dumps(
-                    {**json.loads(path.read_text()), "owner": {"namespace": 1, "pid": 1, "start_ticks": 1}}
-                )
-            )
+            dead = {"namespace": 1, "pid": 1, "start_ticks": 1}
+            path.write_text(json.dumps({**json.loads(path.read_text()), "owner": dead}))
             assert recover(small, print) == [segment.final]
         sealed = open_segment(segment.final)
         assert sealed.facts["closed"] == "end" or name == "x-0001"
