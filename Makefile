@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
 PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium
 
-.PHONY: help repro test test-all lint lock system-packages fuzz check-reproducible docs bench clean
+.PHONY: help repro test test-all lint lock system-packages fuzz check-reproducible docs zipapp bench clean
 
 help:  ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,20 @@ check-reproducible: $(STAMP)  ## run the pipeline again without AVX2 and FMA, an
 
 docs: $(STAMP)  ## write the generated pages of docs/
 	@python docs/generate.py
+
+# The byte code is that of this Python; another one compiles the sources, which are in there too.
+ZIPAPP ?= build/hindsight.pyz
+zipapp:  ## one file that records with python3 alone: build/hindsight.pyz
+	@rm -rf $(ZIPAPP).d && mkdir -p $(ZIPAPP).d/hindsight
+	@cp hindsight/*.py $(ZIPAPP).d/hindsight/
+	@find capture subsystems models pipeline lab \( -name '*.py' -o -path 'capture/operation/units/*' \
+	  -o -path 'capture/operation/share/*' \) -exec cp --parents -t $(ZIPAPP).d/hindsight {} +
+	@printf 'import sys\n\nfrom hindsight.command import main\n\nsys.exit(main())\n' > $(ZIPAPP).d/__main__.py
+	@"$(PYTHON)" -m compileall -q -b --invalidation-mode unchecked-hash $(ZIPAPP).d
+	@find $(ZIPAPP).d -exec touch -d @315532800 {} +
+	@"$(PYTHON)" -m zipapp -c -p '/usr/bin/env python3' -o $(ZIPAPP) $(ZIPAPP).d
+	@rm -rf $(ZIPAPP).d
+	@echo $(ZIPAPP)
 
 bench: $(STAMP)  ## the benchmarks, side by side with the alternatives
 	@for b in benchmarks/*.py benchmarks/capture; do echo "== $$b"; python $$b || exit 1; done

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES, Table
 from hindsight.errors import ExitCode
@@ -56,7 +59,26 @@ def exit_codes() -> str:
     )  # fmt: skip
 
 
-PAGES = {"data-dictionary.md": data_dictionary, "exit-codes.md": exit_codes}
+def _sibling(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+SHARE = "../capture/operation/share"
+"""What `hindsight capture install` puts beside the command."""
+
+PAGES = {
+    "data-dictionary.md": data_dictionary,
+    "exit-codes.md": exit_codes,
+    f"{SHARE}/hindsight-capture.1": lambda: _sibling("manpage").manpage(),
+    f"{SHARE}/hindsight.bash": lambda: _sibling("completion").bash(),
+    f"{SHARE}/_hindsight": lambda: _sibling("completion").zsh(),
+    f"{SHARE}/hindsight.fish": lambda: _sibling("completion").fish(),
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
