@@ -175,19 +175,22 @@ class RawPages:
 
     def compare(self, data: list[bytes]) -> None:
         """Raises AssertionError where the decoders differ."""
-        expected = [reference(stream, self.layout, self.need) for stream in data]
-        found = [
-            decode_cpu(n, np.frombuffer(stream, "<u4"), self.layout, self.kinds)
-            for n, stream in enumerate(data)
-        ]
-        for slow, fast, stream in zip(expected, found, data, strict=True):
-            self._account(slow, fast, len(stream) // self.layout.page_bytes)
+        expected, found = self.decode(data)
         places: dict[int, list[tuple[int, int, int]]] = {kind.id: [] for kind in self.kinds}
         for cpu, slow in enumerate(expected):
             for ts, event, at in slow.events:
                 places[event].append((ts, cpu, at))
         for number, kind in enumerate(self.kinds):
             self._table(number, kind, sorted(places[kind.id]), found, data)
+
+    def decode(self, data: list[bytes]) -> tuple[list[Decoded], list[CpuEvents]]:
+        """By the slow decoder and by the compiled one; what isn't rows is held against each other."""
+        expected = [reference(stream, self.layout, self.need) for stream in data]
+        words = [np.frombuffer(stream, "<u4") for stream in data]
+        found = [decode_cpu(n, of, self.layout, self.kinds) for n, of in enumerate(words)]
+        for slow, fast, stream in zip(expected, found, data, strict=True):
+            self._account(slow, fast, len(stream) // self.layout.page_bytes)
+        return expected, found
 
     def _account(self, slow: Decoded, fast: CpuEvents, pages: int) -> None:
         assert fast.events == len(slow.events), f"{fast.events} events, not {len(slow.events)}"

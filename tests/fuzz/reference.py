@@ -170,3 +170,41 @@ def _major(value: int) -> int:
 
 def _minor(value: int) -> int:
     return value & 0xFFFFF
+
+
+@dataclass
+class DecodedRecords:
+    """What is in the perf records of one CPU.
+
+    ``events`` as in :class:`Decoded`; ``used`` bytes are whole records; ``damaged``: what follows is none.
+    """
+
+    events: list[tuple[int, int, int]] = field(default_factory=list)
+    unusable: int = 0
+    used: int = 0
+    damaged: bool = False
+
+
+def reference_records(data: bytes, need: dict[int, int]) -> DecodedRecords:
+    """Decode perf records (include/uapi/linux/perf_event.h, Linux 6.18) one by one."""
+    result = DecodedRecords()
+    at, end = 0, len(data) // 4 * 4
+    while at + 8 <= end:
+        record, _, size = struct.unpack_from("<IHH", data, at)
+        if size < 8 or size % 8:
+            result.damaged = True
+            break
+        if at + size > end:
+            break
+        if record == 9:  # PERF_RECORD_SAMPLE: identifier, time, size of the raw data, raw data
+            raw = struct.unpack_from("<QI", data, at + 16) if size >= 32 else (0, 0)
+            payload = raw[1] // 4 * 4
+            number = struct.unpack_from("<H", data, at + 28)[0] if size >= 32 else -1
+            fits = 0 < payload <= size - 28 and payload >= need.get(number, 1 << 32)
+            if fits and raw[0] < 1 << 63:
+                result.events.append((raw[0], number, at + 28))
+            else:
+                result.unusable += 1
+        at += size
+        result.used = at
+    return result

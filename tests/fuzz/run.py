@@ -39,13 +39,23 @@ UNCHECKED = "raw pages, as shipped"
 def targets() -> list[Any]:
     """Every target, in the order in which they run."""
     from format_files import EventFormats, HeaderPages
+    from perf_records import PerfRecords
     from raw_pages import RawPages
     from segment_files import Facts, Journal, Manifest
     from unit_texts import Units
 
     shipped = RawPages(UNCHECKED)
     shipped.cases //= 5
-    found: list[Any] = [RawPages(), EventFormats(), HeaderPages(), Manifest(), Facts(), Journal(), Units()]
+    found: list[Any] = [
+        RawPages(),
+        PerfRecords(),
+        EventFormats(),
+        HeaderPages(),
+        Manifest(),
+        Facts(),
+        Journal(),
+        Units(),
+    ]
     return [*found, shipped]
 
 
