@@ -49,7 +49,8 @@ _USUAL = (
     "io_uring_enter preadv readv writev page_cache_ra_order page_cache_async_ra page_cache_sync_ra madvise "
     "close openat fcntl clone sched_process_exit task_newtask"
 )
-"""From the usually most frequent on: what is assumed where no sub-buffer can be looked at."""
+"""From the usually most frequent on. Where no sub-buffer can be looked at, each of these is taken to be half
+as frequent as the one before: few are shed at a time, and what identifies at the very last."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,8 @@ class Estimator:
         self._unit = {instance: {i: index[e] for i, e in ids.items()} for instance, ids in events.items()}
         self._samples: dict[tuple[str, int], Sample] = {}
         order = {name: place for place, name in enumerate(_USUAL.split())}
-        usual = sorted(self.units, key=lambda unit: (order.get(unit.name, len(order)), unit.name))
-        self._usual = {unit: 1.0 / place for place, unit in enumerate(usual, 1)}
+        usual = sorted(self.units, key=lambda u: (u.rank, order.get(u.name, len(order)), u.name))
+        self._usual = {unit: 0.5**place for place, unit in enumerate(usual)}
 
     def look(self, vitals: Vitals, pages: int = PAGES) -> None:
         """Walk up to ``pages`` of each instance's latest sub-buffers; forget old ones."""
@@ -186,7 +187,7 @@ class Estimator:
         """Events per second of each unit that is not shed; together ``total``.
 
         Within an instance the sub-buffers, which are equally large, are counted; instances are weighed by the
-        events per time of their typical (median) sub-buffer. Without any usable one: by what is usual.
+        events per time of their typical (median) sub-buffer. Without any usable one it is a guess.
         """
         density: dict[Unit, float] = {}
         for instance, ids in self._unit.items():

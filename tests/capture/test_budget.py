@@ -284,6 +284,16 @@ def test_identity_goes_last() -> None:
         assert names(host.shed) == expected, limit
 
 
+def test_a_guess_costs_little() -> None:
+    host = Host(Budgets(max_rate=1000), sighted=False)
+    load = {"mmap": 5000.0, "openat": 100.0, "clone": 50.0}
+    host.run(5, load)
+    sheds = [action for _, action in host.history if isinstance(action, Shed)]
+    assert all(len(shed.events) < 10 for shed in sheds)
+    assert any("mmap" in names(set(shed.events)) for shed in sheds)
+    assert not any({"openat", "clone"} & names(set(shed.events)) for shed in sheds)
+
+
 @settings(max_examples=50, deadline=None)
 @given(LOADS, st.floats(0.05, 0.95))
 def test_what_identity_costs_is_needed(load: Load, share: float) -> None:
