@@ -71,6 +71,7 @@ class TableWriter:
         self._codes = {c.name: np.empty(group_rows, np.int32) for c in columns if c.dtype == "str"}
         self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}
         self._writer: pq.ParquetWriter | None = None
+        self._file: pa.NativeFile | None = None
 
     def append(self, events: EventTable, plan: list[Source], watches: Sequence[Watch] = ()) -> None:
         """Append all rows of ``events``; each of ``watches`` sees them."""
@@ -107,7 +108,8 @@ class TableWriter:
         fields = [f.with_type(a.type) for f, a in zip(self._schema, arrays, strict=True)]
         schema = pa.schema(fields, self._schema.metadata)
         if self._writer is None:
-            self._writer = open_writer(self.path, schema)
+            self._file = pa.OSFile(str(self.path), "wb")
+            self._writer = open_writer(self._file, schema)
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=self._held)
         self._held = 0
 
@@ -127,6 +129,8 @@ class TableWriter:
             self._writer.add_key_value_metadata(self._schema.metadata)
             self._writer.close()
             self._writer = None
+        if self._file is not None:
+            self._file.close()
 
     def abandon(self) -> None:
         """Close the file as it is, after a failure; nothing after :meth:`close`."""
@@ -134,9 +138,12 @@ class TableWriter:
             with contextlib.suppress(OSError, pa.ArrowException):
                 self._writer.close()
             self._writer = None
+        if self._file is not None and not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
-def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(path: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet file with the encodings of this program."""
     delta = {
         field.name: "DELTA_BINARY_PACKED"

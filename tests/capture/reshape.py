@@ -1,4 +1,4 @@
-"""Make other segments out of a sealed one: longer by repetition, shorter by cutting; sealed like any other."""
+"""Make other segments out of a sealed one: longer by repetition, shorter by cutting."""
 
 from __future__ import annotations
 
