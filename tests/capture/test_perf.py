@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -310,7 +314,7 @@ def test_whole_host_without_own_threads(tracer_of: Callable[..., PerfTracer], tm
 
 def test_followed_processes(tracer_of: Callable[..., PerfTracer]) -> None:
     tracer = tracer_of(64, [ENTER])
-    caller = Caller(2_000_000, 2)
+    caller = Caller(300_000, 2)
     tracer.follow([caller.pid])
     assert tracer.followed() == [caller.pid]
     caller.go()
@@ -438,3 +442,79 @@ def _by_pid(rows: list[dict[str, Any]], pids: set[int]) -> dict[int, list[dict[s
         if row["pid"] in pids:
             found[row["pid"]].append(row)
     return found
+
+
+@pytest.mark.slow
+def test_killed_recorder(
+    allowed: None, tmp_path: Path, hindsight: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """What was copied is sealed later; the rest, which was in its own memory, is a loss."""
+    out = tmp_path / "raw"
+    caller = Caller(1_000_000)
+    command = [sys.executable, "-m", "hindsight", "capture", "record", "--source", "perf", "-o", str(out)]
+    recorder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert recorder.stderr is not None
+    while "recording" not in recorder.stderr.readline():
+        assert recorder.poll() is None
+    caller.go()
+    time.sleep(0.2)
+    recorder.kill()
+    recorder.wait()
+    recorder.stderr.close()
+    os.kill(caller.pid, 9)
+    os.waitpid(caller.pid, 0)
+    cleaned = hindsight("capture", "clean", "-o", out)
+    assert cleaned.returncode == 0, cleaned.stderr
+    (segment,) = (path for path in out.iterdir() if not path.name.startswith("."))
+    (converted,) = convert([segment], tmp_path / "pq")
+    rows = _rows(tmp_path / "pq")
+    assert converted.events > 1000 and len(rows["sys_enter_lseek"]) > 1000
+    assert {"recorder died"} <= {row["cause"] for row in rows["losses"]}
+    assert all(row["count_upper"] is None for row in rows["losses"] if row["cause"] == "recorder died")
+
+
+def _as_nobody(out: Path, capabilities: str, *options: str) -> subprocess.CompletedProcess[str]:
+    nobody = pwd.getpwnam("nobody")
+    out.mkdir()
+    os.chown(out, nobody.pw_uid, nobody.pw_gid)
+    drop = ["setpriv", "--reuid", str(nobody.pw_uid), "--regid", str(nobody.pw_gid), "--clear-groups"]
+    drop += [f"--{kind}={capabilities}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+    command = [
+        sys.executable,
+        "-m",
+        "hindsight",
+        "capture",
+        "record",
+        "--source",
+        "perf",
+        "-o",
+        str(out / "raw"),
+    ]
+    return subprocess.run([*drop, *command, *options], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that other users may enter."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("dropping privileges needs root and setpriv")
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.mark.slow
+def test_least_privilege(allowed: None, public: Path) -> None:
+    """CAP_PERFMON and CAP_DAC_READ_SEARCH suffice, with CAP_IPC_LOCK for large ring buffers."""
+    refused = _as_nobody(public / "none", "-all", "--duration", "0.1")
+    if "No module named" in refused.stderr or "Permission denied" in refused.stderr:
+        pytest.skip("another user may not run this installation")
+    assert refused.returncode == 4 and "CAP_DAC_READ_SEARCH" in refused.stderr
+    refused = _as_nobody(public / "read", "-all,+dac_read_search", "--duration", "0.1")
+    assert refused.returncode == 4 and "CAP_PERFMON" in refused.stderr
+    done = _as_nobody(
+        public / "all", "-all,+dac_read_search,+perfmon,+ipc_lock", "--duration", "0.1", "--buffer-kb", "2048"
+    )
+    assert done.returncode == 0, done.stderr
+    (converted,) = convert([Path(done.stdout.strip())], public / "pq")
+    assert converted.events > 0
