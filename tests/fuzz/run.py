@@ -38,6 +38,7 @@ UNCHECKED = "raw pages, as shipped"
 
 def targets() -> list[Any]:
     """Every target, in the order in which they run."""
+    from converted import Converted
     from format_files import EventFormats, HeaderPages
     from perf_records import PerfRecords
     from raw_pages import RawPages
@@ -56,7 +57,7 @@ def targets() -> list[Any]:
         Journal(),
         Units(),
     ]
-    return [*found, shipped]
+    return [*found, Converted(), shipped]
 
 
 def batches(target: Any, share: float, jobs: int, job: int) -> Iterator[tuple[int, int]]:
