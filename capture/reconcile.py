@@ -100,8 +100,8 @@ def place_missed(rows: list[Row], flagged: list[Problem]) -> list[Row]:
     """Losses of one CPU as the counters tell them, made more exact by what the pages flag.
 
     ``flagged`` are missed events between two pages; their counts are part of the kernel's overrun counter.
-    They are taken out of the intervals of ``rows`` that overlap them, else out of any: first where the count
-    is certain, then where it may belong to the next segment, which has it in full: those stay uncertain.
+    They are taken out of the intervals of ``rows`` that overlap them, else out of any, first where the count
+    is certain. Where it may belong to the next segment, which then has it in full, it stays uncertain.
     """
     left = list(rows)
     placed: list[Row] = []
@@ -111,14 +111,14 @@ def place_missed(rows: list[Row], flagged: list[Problem]) -> list[Row]:
             unknown.append(problem)
             continue
         rest = problem.count
-        for certain in (True, False):
-            for number in _nearest(left, problem, certain):
-                row = left[number]
-                taken = min(rest, row.lower if certain else row.upper or 0)
-                left[number] = _without(row, taken, certain)
-                if taken:
-                    placed.append(_at(problem, taken if certain else 0, taken))
-                    rest -= taken
+        for number in _nearest(left, problem):
+            row = left[number]
+            taken = min(rest, row.lower or row.upper or 0)
+            if taken:
+                # Of a row without a lower count the next segment has the count: it stays possible here.
+                placed.append(_at(problem, taken if row.lower else 0, taken))
+                left[number] = _without(row, taken)
+                rest -= taken
         if rest:  # the kernel flags more than its counters say since they were first looked at
             placed.append(_at(problem, rest, rest))
     left = [row for row in left if row.cause != OVERRUN or row.upper != 0]
@@ -132,21 +132,25 @@ def place_missed(rows: list[Row], flagged: list[Problem]) -> list[Row]:
     return left + placed
 
 
-def _nearest(rows: list[Row], problem: Problem, certain: bool) -> list[int]:
-    """The rows from which a flagged loss may be taken: those that overlap it first, in order."""
+def _nearest(rows: list[Row], problem: Problem) -> list[int]:
+    """The rows from which a flagged loss may be taken: overlapping ones first, of these certain ones."""
     fit = [
-        number
-        for number, row in enumerate(rows)
-        if row.cause == OVERRUN
-        and row.event is None
-        and (row.lower > 0 if certain else row.lower == 0 and row.upper)
+        n
+        for n, row in enumerate(rows)
+        if row.cause == OVERRUN and row.event is None and (row.lower or row.upper)
     ]
-    return sorted(fit, key=lambda n: rows[n].from_ns > problem.to_ns or rows[n].to_ns < problem.from_ns)
+
+    def distance(number: int) -> tuple[bool, bool, int]:
+        row = rows[number]
+        apart = row.from_ns > problem.to_ns or row.to_ns < problem.from_ns
+        return apart, row.lower == 0, number
+
+    return sorted(fit, key=distance)
 
 
-def _without(row: Row, count: int, certain: bool) -> Row:
+def _without(row: Row, count: int) -> Row:
     upper = None if row.upper is None else row.upper - count
-    return replace(row, lower=row.lower - count if certain else 0, upper=upper)
+    return replace(row, lower=max(row.lower - count, 0), upper=upper)
 
 
 def _at(problem: Problem, lower: int, upper: int | None) -> Row:
