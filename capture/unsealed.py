@@ -43,7 +43,7 @@ MAX_FILE_ROWS = 250_000
 """File facts that one segment holds at most, so that facts.json stays readable."""
 _RESERVE_BYTES = 1 << 20
 _INODE_EVENTS = ("readahead/page_cache_sync_ra", "readahead/page_cache_async_ra")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def fsync_path(path: Path) -> None:
@@ -142,7 +142,7 @@ class OpenSegment:
                             return lock
                     lock.release()
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise
             raise ConfigurationError(
                 f"recordings cannot be written to {directory}: {error.strerror}", "Choose another -o DIR."
@@ -264,7 +264,7 @@ def seal(
         finish_sealing(path, final)
     except OSError as error:
         remedy = f"It is kept as {path} and sealed by: hindsight capture clean -o {path.parent}"
-        if error.errno in _FULL:
+        if error.errno in FULL:
             remedy = f"Make space. {remedy}"
         raise HindsightError(f"{final.name} could not be sealed: {error.strerror}", remedy) from error
     return final

@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindsight.capture import owner
+from hindsight.capture.abandoned import DAMAGED
 from hindsight.capture.convert import convert
 from hindsight.capture.decode import decode_cpu, load_words
 from hindsight.capture.formats import parse_event, parse_header_page
-from hindsight.capture.recover import DAMAGED, recover, recover_all, unsealed
+from hindsight.capture.recover import recover, recover_all, unsealed
 from hindsight.capture.segment import UNSEALED, Segment, check_facts, open_segment
 from hindsight.capture.unsealed import JOURNAL, OPENING, OpenSegment
 
@@ -203,7 +204,11 @@ def lose_power(source: Segment, dead: owner.Owner, data: st.DataObject) -> None:
                 floor = {}
         said: list[str] = []
         done = recover_all(directory, said.append)
-        assert not done.failed and not done.left and len(said) == 1
+        assert not done.failed and not done.left
+        if not said:  # neither an opening, nor a journal, nor a sub-buffer: it had not begun
+            assert not done.sealed and not done.aside and list(directory.iterdir()) == []
+            return
+        assert len(said) == 1
         if done.sealed:
             check_sealed(done.sealed[0], source, floor)
         else:
