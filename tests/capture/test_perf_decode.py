@@ -21,6 +21,7 @@ from hindsight.capture.perf.blocks import as_subbuffer, count_samples
 from hindsight.capture.perf.inodes import RecordScan
 from hindsight.capture.perf.records import RecordDecoder, decode_records, index_records
 from hindsight.capture.perf.salvage import trusted_records
+from hindsight.capture.perf.scrub import scrub_records
 from hindsight.capture.rates import count_events
 from hindsight.capture.workers import Workers
 from hindsight.errors import VerificationError
@@ -274,3 +275,35 @@ def test_count_samples(tmp_path: Path) -> None:
         assert count_samples(descriptor, len(sample(9, 0, 8)) + 24, len(data)) == 4999
     finally:
         os.close(descriptor)
+
+
+@given(damaged())
+@settings(deadline=None, max_examples=150)
+def test_hidden_fields_are_zeroed(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """Only they, only in events of that kind, wherever the record lies; damage ends it."""
+    file = tmp_path_factory.mktemp("scrub") / "file"
+    file.write_bytes(data)
+    expected, events, at = bytearray(data), 0, 0
+    while at + 8 <= len(data):
+        record, _, size = struct.unpack_from("<IHH", data, at)
+        if size < 8 or size % 8 or at + size > len(data):
+            break
+        if record == SAMPLE and size >= 36 and struct.unpack_from("<H", data, at + 28)[0] == 700:
+            expected[at + 32 : at + 36] = bytes(4)
+            events += 1
+        at += size
+    assert scrub_records(file, [(700, 4, 4)]) == events
+    assert file.read_bytes() == expected
+
+
+def test_hidden_fields_of_a_large_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    rng = np.random.default_rng(3)
+    parts = [sample([700, 9, 65535][i % 3], i, 8 + 4 * int(rng.integers(0, 40))) for i in range(40_000)]
+    file.write_bytes(b"".join(parts))
+    assert scrub_records(file, [(700, 4, 4)]) == sum(1 for i in range(40_000) if i % 3 == 0)
+    zeroed = b"".join(p[:32] + bytes(4) + p[36:] if i % 3 == 0 else p for i, p in enumerate(parts))
+    assert file.read_bytes() == zeroed
+    assert scrub_records(file, []) == 0
+    with pytest.raises(ValueError, match="destroy"):
+        scrub_records(file, [(700, 0, 4)])
