@@ -19,13 +19,10 @@ from hindsight.capture.options import RecordOptions
 from hindsight.capture.owner import Owner
 from hindsight.capture.schema import SCHEMA_VERSION
 from hindsight.capture.segment import SEGMENT_VERSION
-from hindsight.capture.tracer import Tracer
+from hindsight.capture.tracer import Stats, Tracer
 
 ROWS_PER_ENTRY = 500
 """Of a table that goes to the journal: so many rows to an entry."""
-
-Stats = Mapping[str, Mapping[int, Mapping[str, int]]]
-"""Instance, CPU, counter: value."""
 
 
 def stats_as_json(stats: Stats) -> dict[str, dict[str, dict[str, int]]]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hindsight.capture.launch import Launch
 from hindsight.capture.options import RecordOptions
-from hindsight.capture.session import Session
 from hindsight.capture.signals import Signals
 from hindsight.errors import HindsightError
 
@@ -54,9 +54,13 @@ def record(
     sealed segments under their names, and one that could not be sealed as ``.recording-…``.
     """
     with Signals() as signals:
-        session = Session(options, say, signals, sealed)
         try:
-            session.run()
+            with Launch(options, say) as launch:
+                # Loaded while the kernel allocates the ring buffers.
+                from hindsight.capture.session import Session
+
+                session = Session(launch, signals, sealed)
+                session.run()
         except OSError as error:
             remedy = f"What could be kept is sealed by: hindsight capture clean -o {options.out}"
             if error.errno in _DISK_ERRORS:

@@ -10,8 +10,8 @@ from typing import Any
 from hindsight.capture import host
 from hindsight.capture.flight import last_gap
 from hindsight.capture.ledger import Ledger, Loss
-from hindsight.capture.opening import Stats
 from hindsight.capture.segments import Segments
+from hindsight.capture.tracer import Stats
 from hindsight.capture.tracers import Tracers
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -9,8 +9,9 @@ from typing import Any
 
 from hindsight.capture import host
 from hindsight.capture.ledger import Ledger, Loss
-from hindsight.capture.opening import Description, Stats, Usage, in_chunks, stats_as_json
+from hindsight.capture.opening import Description, Usage, in_chunks, stats_as_json
 from hindsight.capture.sealer import Sealer, thread_ids
+from hindsight.capture.tracer import Stats
 from hindsight.capture.unsealed import RESERVE, OpenSegment
 
 _WAITING = 3

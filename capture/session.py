@@ -11,25 +11,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from hindsight.capture import devices, owner, tracefs
+from hindsight.capture import devices, owner
 from hindsight.capture.budget import Governor, Pause, Restore, Shed
-from hindsight.capture.child import StoppedCommand, choose_identity
 from hindsight.capture.duty import Schedule
 from hindsight.capture.ending import Ending
 from hindsight.capture.footprint import Footprint
+from hindsight.capture.launch import Launch
 from hindsight.capture.ledger import Ledger
 from hindsight.capture.opening import Description
 from hindsight.capture.operation.publish import Activity, Publisher
-from hindsight.capture.options import FLIGHT, FTRACE, RecordOptions
+from hindsight.capture.options import FLIGHT
 from hindsight.capture.pressure import PressureWatch
-from hindsight.capture.profiles import INSTANCES, profile
+from hindsight.capture.profiles import INSTANCES
 from hindsight.capture.recorder import FULL, Recorder, count
 from hindsight.capture.sealer import Sealer, thread_ids
 from hindsight.capture.segments import Segments
 from hindsight.capture.signals import Signals
-from hindsight.capture.tracers import Tracers
 from hindsight.capture.vitals import Vitals
-from hindsight.errors import ConfigurationError, HindsightError
+from hindsight.errors import HindsightError
 
 _LOOK_S = 0.25
 _LOOK_SHARE = 100
@@ -54,7 +53,7 @@ def _priority() -> Iterator[None]:
 
 
 class Session:
-    """A recording. ``sealed`` is told the path of each segment once it is sealed.
+    """The recording of what was launched. ``sealed`` is told the path of each segment once it is sealed.
 
     After :meth:`run`: ``segments`` (their paths), ``events`` and ``lost`` (as the kernel counted), ``status``
     (of the command).
@@ -62,13 +61,12 @@ class Session:
 
     def __init__(
         self,
-        options: RecordOptions,
-        say: Callable[[str], None],
+        launch: Launch,
         signals: Signals,
         sealed: Callable[[Path], None],
     ) -> None:
-        self.options = options
-        self.say = say
+        self.options = options = launch.options
+        self.say = launch.say
         self.signals = signals
         self.segments: tuple[Path, ...] = ()
         self.events = 0
@@ -76,7 +74,9 @@ class Session:
         self.status: int | None = None
         self._on_sealed = sealed
         self._flight = options.mode == FLIGHT
-        self._command: StoppedCommand | None = None
+        self._command = launch.command
+        self._tracers = launch.tracers
+        self._ending = Ending(launch.command, options.duration, signals, launch.say)
         self._closing: str | None = None
         self._throttle: devices.Throttle = {}
         self._poller = select.poll()
@@ -88,23 +88,8 @@ class Session:
 
     def run(self) -> None:
         """Record; returns when everything is sealed. Raises as :func:`hindsight.capture.record.record`."""
-        options = self.options
-        wanted = profile(options.profile)
         with contextlib.ExitStack() as stack:
-            identity, sentence = choose_identity(options.user) if options.command else (None, "")
-            root = tracefs.locate() if options.source == FTRACE else None
-            self._make_directory()
-            self._tidy(root)
-            self._pressure = PressureWatch(options.pressure)
-            stack.callback(self._pressure.close)
-            if options.command:
-                self._command = StoppedCommand(options.command, identity)
-                stack.callback(self._command.close)
-            if sentence:
-                self.say(sentence)
-            self._ending = Ending(self._command, options.duration, self.signals, self.say)
-            self._tracers = Tracers(root, options, wanted.events)
-            stack.callback(self._tracers.close)
+            self._tracers.wait()
             if self._tracers.missing:
                 self.say(f"this kernel does not have: {', '.join(self._tracers.missing)}")
             self._prepare(stack)
@@ -122,25 +107,10 @@ class Session:
             finally:
                 self._segments.abandon(keep=begun)
 
-    def _make_directory(self) -> None:
-        out = self.options.out
-        try:
-            out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"recordings cannot be written to {out}: {error.strerror}", "Choose another -o DIR."
-            ) from error
-
-    def _tidy(self, root: Path | None) -> None:
-        """Put in order what dead recorders left, if there is anything: that takes time."""
-        left = any(path.name.startswith(".recording-") for path in self.options.out.iterdir())
-        if left or (root is not None and tracefs.abandoned(root)):
-            from hindsight.capture.tidy import tidy
-
-            tidy(self.say, [self.options.out])
-
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         options, tracers = self.options, self._tracers
+        self._pressure = PressureWatch(options.pressure)
+        stack.callback(self._pressure.close)
         me = owner.own()
         capture = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
         self._devices = devices.device_facts(options.devices)

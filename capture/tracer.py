@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,9 @@ from hindsight.capture.profiles import DEVICE_FIELDS, kernel_device
 from hindsight.capture.ring import Drain
 from hindsight.capture.tracefs import Instance
 from hindsight.errors import NotPermittedError
+
+Stats = Mapping[str, Mapping[int, Mapping[str, int]]]
+"""Group of events, CPU, counter of the kernel: its value."""
 
 
 class Tracer(Protocol):
@@ -35,7 +38,7 @@ class Tracer(Protocol):
         """To be waited for: readable when a ring buffer is about half full."""
 
     def open(self, directory: Path) -> None:
-        """Open the ring buffers, and files for them in ``directory``; enable the events; stay off."""
+        """Open the ring buffers, and files for them in ``directory``; enable the events, stay off."""
 
     def follow(self, pids: Iterable[int]) -> None:
         """Record only these threads and those that they will create."""
@@ -141,6 +144,9 @@ class FtraceTracer:
             self.filters = _device_filters(self.events, list(wanted))
             self._drain = Drain(self.instance, buffer_kb)
             self._subbuffer = self.instance.subbuffer_bytes()
+            for event, text in self.filters.items():
+                self.instance.filter(event, text)
+            self.instance.enable(self.events)  # of an instance that is off
         except BaseException:
             self.close()
             raise
@@ -158,10 +164,7 @@ class FtraceTracer:
 
     def open(self, directory: Path) -> None:
         """See :class:`Tracer`."""
-        for event, text in self.filters.items():
-            self.instance.filter(event, text)
         self.rotate(directory)
-        self.instance.enable(self.events)
 
     def rotate(self, directory: Path) -> None:
         """See :class:`Tracer`."""

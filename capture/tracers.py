@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from hindsight.capture import host
-from hindsight.capture.budget import fit_buffers
-from hindsight.capture.footprint import resident_bytes
-from hindsight.capture.opening import Stats
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
 from hindsight.capture.profiles import INSTANCES, TASKS
-from hindsight.capture.tracer import FtraceTracer, Tracer
+from hindsight.capture.tracer import FtraceTracer, Stats, Tracer
 from hindsight.errors import NotPermittedError
 
 _DEVICES_SHARE = 4
@@ -24,70 +22,76 @@ _SHORTEST_S = 0.01
 _LONGEST_S = 0.25
 
 
-def together(jobs: Iterable[Callable[[], None]]) -> None:
-    """Run each job in a thread of its own and wait for all; raises the first error of any."""
-    failed: list[BaseException] = []
+class Together:
+    """Jobs that run at the same time, each in a thread of its own."""
 
-    def run(job: Callable[[], None]) -> None:
+    def __init__(self, jobs: Iterable[Callable[[], object]]) -> None:
+        self._failed: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=(job,)) for job in jobs]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, job: Callable[[], object]) -> None:
         try:
             job()
         except BaseException as error:
-            failed.append(error)
+            self._failed.append(error)
 
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+    def wait(self) -> None:
+        """Wait for all; raises the first error of any."""
+        for thread in self._threads:
+            thread.join()
+        if self._failed:
+            raise self._failed[0]
 
 
 class Tracers:
-    """Tracers for ``events`` (by group), switched off. Raises what a :class:`Tracer` raises when it is made.
+    """Tracers for ``events`` (by group), switched off.
 
-    ``root`` is where tracefs is, None for other sources. The kernel takes its time to allocate ring buffers:
-    they are made at the same time.
+    ``root`` is where tracefs is, None for other sources. The kernel takes its time to allocate ring buffers
+    and to enable events: that is only begun; everything but :meth:`close` needs :meth:`wait` first.
     """
 
     def __init__(
         self, root: Path | None, options: RecordOptions, events: Mapping[str, tuple[str, ...]]
     ) -> None:
+        self._root = root
+        self._options = options
         self._flight = options.mode == FLIGHT
         self._made: dict[str, Tracer] = {}
+        self.all: list[Tracer] = []
         wanted_kb = {
             name: options.buffer_kb if name == TASKS else max(options.buffer_kb // _DEVICES_SHARE, 64)
             for name in INSTANCES
         }
-        cpus = os.cpu_count() or 1
-        buffer_kb = fit_buffers(options.budgets, wanted_kb, cpus, resident_bytes())
+        self._cpus = os.cpu_count() or 1
+        buffer_kb = _fit(options, wanted_kb, self._cpus)
 
-        def make(name: str) -> None:
-            if options.source == PERF:
-                from hindsight.capture.perf.tracer import PerfTracer
+        def job(name: str) -> Callable[[], object]:
+            return lambda: self._make(name, buffer_kb[name], events[name])
 
-                self._made[name] = PerfTracer(
-                    name, buffer_kb[name], events[name], options.devices, self._flight
-                )
-            else:
-                assert root is not None
-                self._made[name] = FtraceTracer(
-                    root, name, buffer_kb[name], events[name], options.devices, self._flight
-                )
+        self._making = Together(map(job, INSTANCES))
 
-        try:
-            together([lambda name=name: make(name) for name in INSTANCES])  # type: ignore[misc]
-            self.all = [self._made[name] for name in INSTANCES]
-            self.ring_bytes = sum(tracer.buffer_kb << 10 for tracer in self.all) * cpus
-            if not any(tracer.events for tracer in self.all):
-                raise NotPermittedError(
-                    f"this kernel has none of the tracepoints of the profile {options.profile}",
-                    "It needs CONFIG_FTRACE_SYSCALLS and the tracepoints that docs/capture.md names.",
-                )
-        except BaseException:
-            self.all = list(self._made.values())
-            self.close()
-            raise
+    def _make(self, name: str, buffer_kb: int, events: tuple[str, ...]) -> None:
+        wanted = self._options.devices
+        if self._options.source == PERF:
+            from hindsight.capture.perf.tracer import PerfTracer
+
+            self._made[name] = PerfTracer(name, buffer_kb, events, wanted, self._flight)
+        else:
+            assert self._root is not None
+            self._made[name] = FtraceTracer(self._root, name, buffer_kb, events, wanted, self._flight)
+
+    def wait(self) -> None:
+        """They are made. Raises what a :class:`Tracer` raises when it is made."""
+        self._making.wait()
+        self.all = [self._made[name] for name in INSTANCES]
+        self.ring_bytes = sum(tracer.buffer_kb << 10 for tracer in self.all) * self._cpus
+        if not any(tracer.events for tracer in self.all):
+            raise NotPermittedError(
+                f"this kernel has none of the tracepoints of the profile {self._options.profile}",
+                "It needs CONFIG_FTRACE_SYSCALLS and the tracepoints that docs/capture.md names.",
+            )
 
     def __getitem__(self, name: str) -> Tracer:
         return self._made[name]
@@ -104,14 +108,12 @@ class Tracers:
         threads ``own``.
         """
 
-        def opened(tracer: Tracer) -> None:
+        for tracer in self.all:
             tracer.open(raw_directory(tracer.name))
             if tracer.name == TASKS and pids is not None:
                 tracer.follow(pids)
             elif tracer.name == TASKS:
                 tracer.ignore(own)
-
-        together([lambda tracer=tracer: opened(tracer) for tracer in self.all])  # type: ignore[misc]
 
     def switch(self, on: bool) -> None:
         """Begin or stop recording; threads' events last and first, so that they have their causes."""
@@ -168,12 +170,16 @@ class Tracers:
 
     def close(self) -> None:
         """Release everything; every one is tried, the first error is raised."""
-        failed: list[BaseException] = []
-        for tracer in self.all:
-            try:
-                tracer.close()
-            except Exception as error:
-                failed.append(error)
-        self.all = []
-        if failed:
-            raise failed[0]
+        with contextlib.suppress(BaseException):
+            self._making.wait()
+        made, self._made, self.all = list(self._made.values()), {}, []
+        Together(tracer.close for tracer in made).wait()
+
+
+def _fit(options: RecordOptions, wanted_kb: dict[str, int], cpus: int) -> dict[str, int]:
+    if options.budgets.max_memory is None:
+        return wanted_kb
+    from hindsight.capture.budget import fit_buffers
+    from hindsight.capture.footprint import resident_bytes
+
+    return fit_buffers(options.budgets, wanted_kb, cpus, resident_bytes())

@@ -127,7 +127,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_recording_needs_the_standard_library_alone() -> None:
-    loaded = _modules_after("import hindsight.capture.cli, hindsight.capture.record")
+    loaded = _modules_after(
+        "import hindsight.capture.cli, hindsight.capture.record, hindsight.capture.session"
+    )
     foreign = {m for m in loaded if m not in sys.stdlib_module_names and not m.startswith(("_", "hindsight"))}
     # What an editable install and the interpreter's site hooks bring along.
     assert {m for m in foreign if not re.match(r"distutils|sitecustomize|usercustomize", m)} == set()

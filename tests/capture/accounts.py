@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hindsight.capture.convert import convert
+from hindsight.capture.profiles import TASKS, profile
 from hindsight.capture.schema import TABLES
 from hindsight.capture.segment import open_segment
 
@@ -52,6 +53,14 @@ class Account:
     def events(self) -> int:
         """Decoded events of all tables."""
         return sum(len(rows) for name, rows in self.tables.items() if TABLES[name].tracepoint)
+
+    @property
+    def of_the_command(self) -> int:
+        """Events of the command's threads that were recorded, and those that were lost."""
+        names = {event.rpartition("/")[2] for event in profile("readahead").events[TASKS]}
+        kept = sum(len(rows) for name, rows in self.tables.items() if name in names)
+        lost = (row for facts in self.facts for row in facts["losses"] if row["instance"] == TASKS)
+        return kept + sum(row["count_lower"] for row in lost)
 
     def calls(self) -> list[dict[str, Any]]:
         """The program's calls that were recorded, by time."""

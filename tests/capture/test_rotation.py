@@ -26,12 +26,12 @@ def test_by_size_without_losing_an_event(live: Path, tmp_path: Path) -> None:
     calls = 100_000
     seen: list[Path] = []
     recording = record(
-        RecordOptions(tmp_path / "raw", counted(calls, 5000, 0.1), rotate_bytes=1 << 20), sealed=seen.append
+        RecordOptions(tmp_path / "raw", counted(calls, 20_000, 0.4), rotate_bytes=1 << 20), sealed=seen.append
     )
     account = Account.of(tmp_path / "raw", tmp_path / "out")
     assert tuple(account.segments) == tuple(seen) == recording.segments
     assert recording.path == seen[-1]
-    assert len(seen) >= 3
+    assert len(seen) >= 2
     assert recording.lost == 0
     assert account.check_calls(calls) == 0
     account.check_counts()
@@ -72,7 +72,7 @@ def test_losses_add_up_over_segments(live: Path, tmp_path: Path, monkeypatch: py
     missing = account.check_calls(calls)
     assert 0 < missing <= recording.lost
     # Two events a call, and those of the program's start and end.
-    assert 0 <= account.events + recording.lost - 2 * calls < 3000
+    assert 0 <= account.of_the_command - 2 * calls < 3000
 
 
 def test_trigger_seals_at_once(live: Path, tmp_path: Path) -> None:
