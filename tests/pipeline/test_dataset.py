@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
 import shutil
+import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +14,20 @@ import pytest
 from datasets import write_capture, write_dataset, write_table
 
 from hindsight.capture import schema
+from hindsight.capture.convert import convert
+from hindsight.command import main
 from hindsight.errors import ConfigurationError
+from hindsight.pipeline import segments
 from hindsight.pipeline.dataset import find_captures, read_table
+from hindsight.pipeline.demand import read_demand
 from hindsight.pipeline.manifest import describe_files
 from hindsight.pipeline.store import sha256
+from hindsight.subsystems import contract
+
+CAPTURE_TESTS = Path(__file__).parents[1] / "capture"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+sys.path.insert(0, str(CAPTURE_TESTS))
+import reshape  # noqa: E402
 
 
 @pytest.fixture
@@ -159,3 +173,186 @@ def test_the_manifest_names_path_hash_rows_and_time_range(dataset: Path) -> None
         "to_ns": int(reads["ts"][-1]),
     }
     assert "from_ns" not in files["captures"]
+
+
+# --- captures of several segments ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cut_and_uncut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A real recording as one segment, and cut between pages into three, as datasets."""
+    directory = tmp_path_factory.mktemp("cut")
+    with tarfile.open(CAPTURE_TESTS / "fixtures" / "segment.tar.xz") as archive:
+        archive.extractall(directory / "source", filter="data")
+    (source,) = (directory / "source").iterdir()
+    reshape.split(source, directory / "raw", 3)
+    convert([source], directory / "uncut")
+    convert([directory / "raw"], directory / "cut")
+    return directory / "cut", directory / "uncut"
+
+
+def same_columns(a: dict[str, Any], b: dict[str, Any], but: tuple[str, ...] = ()) -> None:
+    assert a.keys() == b.keys()
+    for name in a.keys() - set(but):
+        assert np.array_equal(a[name], b[name]), name
+
+
+def test_segments_give_the_tables_of_one_recording(cut_and_uncut: tuple[Path, Path]) -> None:
+    (cut,), (uncut,) = map(find_captures, cut_and_uncut)
+    assert len(cut.segments) == 3 and len(uncut.segments) == 1
+    assert (cut.id, cut.start_ns, cut.end_ns, cut.monotonic_ns) == (
+        uncut.id, uncut.start_ns, uncut.end_ns, uncut.monotonic_ns,
+    )  # fmt: skip
+    compared = 0
+    for table in uncut.files:
+        if table in ("recorder", "clock_anchors"):  # a row per segment, as recorded
+            continue
+        expected, found = read_table(uncut, table), read_table(cut, table)
+        assert expected is not None and found is not None, table
+        same_columns(found, expected, but=("mtime_ns",))
+        compared += len(cut.files[table]) > 1
+    assert compared > 20
+
+
+def cut_sample(dataset: Path, capture: str) -> tuple[Path, Path]:
+    """A capture of the sample as it is, and its rows in three segments; processors are cut at other times."""
+    files = sorted(SAMPLE.glob(f"*/*/*/{capture}*.parquet"))
+    uncut, cut = dataset / "uncut", dataset / "cut"
+    tables = {path: pq.read_table(path) for path in files}
+    (facts,) = (t.to_pylist()[0] for path, t in tables.items() if path.parent.name == "captures")
+    span = facts["end_ns"] - facts["start_ns"]
+    for path, table in tables.items():
+        name = path.parent.name
+        (uncut / path.relative_to(SAMPLE)).parent.mkdir(parents=True)
+        shutil.copy(path, uncut / path.relative_to(SAMPLE))
+        for number in range(3):
+            begin, end = (facts["start_ns"] + span * n // 3 for n in (number, number + 1))
+            part = table
+            if schema.TABLES[name].tracepoint:
+                skew = table["cpu"].to_numpy().astype(np.int64) * 300_000
+                ts = table["ts"].to_numpy() + skew
+                part = table.filter(
+                    pa.array((ts >= begin if number else ts < end) & ((ts < end) | (number == 2)))
+                )
+            elif name == "captures":
+                part = pa.Table.from_pylist([facts | {"start_ns": begin, "end_ns": end}], schema=table.schema)
+            elif (name in ("descriptors", "tasks") and number) or (name == "losses" and number < 2):
+                continue
+            target = cut / path.relative_to(SAMPLE).parent / f"{capture}-{number:04d}.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if part.num_rows:
+                pq.write_table(part.replace_schema_metadata(schema.arrow_schema(name).metadata), target)
+    return cut, uncut
+
+
+def test_segments_give_the_demand_and_the_fidelity_of_one_recording(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readahead = contract.load("readahead")
+    smallest = min(
+        find_captures(SAMPLE), key=lambda c: sum(f.stat().st_size for fs in c.files.values() for f in fs)
+    )
+    datasets = cut_sample(tmp_path, smallest.id)
+    (cut,), (uncut,) = map(find_captures, datasets)
+    assert len(cut.segments) == 3 and len(uncut.segments) == 1
+    demands = [read_demand(readahead, capture) for capture in (cut, uncut)]
+    assert demands[0].keys() == demands[1].keys()
+    for table, columns in demands[1].items():
+        same_columns(dict(demands[0][table]), dict(columns))
+    reports = []
+    for dataset in datasets:
+        emitted = str(tmp_path / f"{dataset.name}.parquet")
+        which = ["--subsystem", "readahead"]
+        assert main(["pipeline", "replay", str(dataset), "--emit", emitted, *which]) == 0
+        capsys.readouterr()
+        assert main(["pipeline", "fidelity", str(dataset), "--emitted", emitted, "--json", *which]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0] == reports[1]
+    assert reports[0]["total"]["matched"] > 0
+
+
+def remove_segment(dataset: Path, number: int) -> None:
+    for path in dataset.rglob(f"*-{number:04d}.parquet"):
+        path.unlink()
+
+
+@pytest.fixture
+def cut_copy(cut_and_uncut: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(cut_and_uncut[0], tmp_path / "copy"))
+
+
+def test_a_segment_missing_in_between_is_a_loss(cut_copy: Path) -> None:
+    (before,) = find_captures(cut_copy)
+    assert read_table(before, "losses") is None
+    remove_segment(cut_copy, 1)
+    (capture,) = find_captures(cut_copy)
+    losses = read_table(capture, "losses")
+    assert losses is not None
+    (_, _, first_end), _, (_, last_start, _) = before.segments
+    assert losses["cause"].tolist() == ["segment missing"]
+    assert (losses["from_ns"].tolist(), losses["to_ns"].tolist()) == ([first_end], [last_start])
+    assert losses["count_upper"].tolist() == [None] and losses["count_lower"].tolist() == [0]
+
+
+def test_missing_first_segments_are_where_the_capture_begins(cut_copy: Path) -> None:
+    (before,) = find_captures(cut_copy)
+    remove_segment(cut_copy, 0)
+    (capture,) = find_captures(cut_copy)
+    assert capture.monotonic_ns == before.segments[1][1]
+    assert capture.end_ns == before.end_ns
+    assert capture.start_ns == before.start_ns + capture.monotonic_ns - before.monotonic_ns
+    assert read_table(capture, "losses") is None and read_table(capture, "descriptors") is None
+    read_demand(contract.load("readahead"), capture)
+
+
+def test_a_segment_that_is_not_complete_is_refused(cut_copy: Path) -> None:
+    (facts,) = cut_copy.rglob("captures/*-0001.parquet")
+    facts.unlink()
+    with pytest.raises(ConfigurationError, match=r"-0001\.parquet belongs to a segment that is not complete"):
+        find_captures(cut_copy)
+
+
+def rows_of(table: str, *rows: dict[str, Any]) -> pa.Table:
+    wanted = schema.arrow_schema(table).remove_metadata()
+    plain = {pa.string(): "", pa.bool_(): False}
+    zero = {f.name: None if f.nullable else plain.get(f.type, 0) for f in wanted}
+    return pa.Table.from_pylist([zero | row for row in rows], schema=wanted)
+
+
+def test_events_of_segments_are_merged_by_time_and_processor() -> None:
+    def closes(*rows: tuple[int, int, int]) -> pa.Table:
+        return rows_of("sys_enter_close", *({"ts": ts, "cpu": cpu, "fd": fd} for ts, cpu, fd in rows))
+
+    one = closes((1, 0, 1), (5, 1, 2), (7, 1, 3))
+    two = closes((5, 0, 4), (7, 1, 5), (9, 0, 6))
+    assert segments.merge("sys_enter_close", [one, two])["fd"].to_pylist() == [1, 4, 2, 3, 5, 6]
+
+
+def test_facts_of_segments_are_merged_sensibly() -> None:
+    inode = {"s_dev_major": 8, "s_dev_minor": 1}
+    files = segments.merge(
+        "files",
+        [
+            rows_of("files", inode | {"i_ino": 7, "size": 10, "cached_at_start": False, "path": "/a"}),
+            rows_of("files", inode | {"i_ino": 5, "size": 1}, inode | {"i_ino": 7, "size": 30}),
+        ],
+    ).to_pylist()
+    found = [(f["i_ino"], f["size"], f["cached_at_start"], f["path"]) for f in files]
+    assert found == [(5, 1, None, None), (7, 30, False, "/a")]
+    device = {"dev_major": 8, "dev_minor": 1}
+    devices = segments.merge(
+        "devices",
+        [
+            rows_of("devices", device | {"read_ahead_kb": 128}),
+            rows_of("devices", device | {"read_ahead_kb": 4096, "throttle_read_iops": 9}, {"dev_major": 9}),
+        ],
+    ).to_pylist()
+    assert [(d["dev_major"], d["read_ahead_kb"], d["throttle_read_iops"]) for d in devices] == [
+        (8, 128, 9), (9, 0, None),
+    ]  # fmt: skip
+
+
+def test_segments_beyond_ten_thousand_stay_in_order() -> None:
+    names = [Path(f"c-{n:04d}.parquet") for n in (10000, 2, 9999)]
+    assert [p.stem for p in sorted(names, key=segments.in_order)] == ["c-0002", "c-9999", "c-10000"]
+    assert segments.gaps([("c-9999", 0, 1), ("c-10000", 1, 2)]) == []
