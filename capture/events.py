@@ -59,9 +59,12 @@ class InstanceTrace:
 
 
 def index_segment(
-    segment: Segment, workers: Workers = NONE, advance: Advance = lambda count: None
+    segment: Segment,
+    workers: Workers = NONE,
+    advance: Advance = lambda count: None,
+    verify: bool = True,
 ) -> list[InstanceTrace]:
-    """Verify and index all raw trace of a segment.
+    """Verify (unless told not to) and index all raw trace of a segment.
 
     Raises VerificationError when a file is not what the manifest says, or a format is missing or unknown.
     """
@@ -84,8 +87,8 @@ def index_segment(
     def one(task: tuple[int, int, str, Any]) -> RawIndex:
         _, cpu, file, decoder = task
         if isinstance(decoder, RecordDecoder):
-            return index_records(cpu, segment.path, file, segment.files[file], decoder, advance)
-        return index_pages(cpu, segment.path, file, segment.files[file], decoder, advance)
+            return index_records(cpu, segment.path, file, segment.files[file], decoder, advance, verify)
+        return index_pages(cpu, segment.path, file, segment.files[file], decoder, advance, verify)
 
     for task, index in zip(tasks, workers.each(one, tasks), strict=True):
         instances[task[0]].cpus.append(index)

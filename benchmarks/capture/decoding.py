@@ -3,10 +3,10 @@
 Each side is a child process, its processor time that of wait4(2). Start-up (importing Python packages and
 loading compiled code here, reading the formats there) is measured on a tiny recording and taken off both
 sides; hindsight is given the recording several times over, in one process, because its start-up would
-otherwise be most of what is measured; ratios that include start-up are in the details. trace-cmd prints to
-/dev/null. Both must have the same number of events; hindsight decodes those of its `devices` instance on top
-(block requests and removals from the page cache of the whole host), which trace-cmd does not have: they do
-not count.
+otherwise be much of what is measured; ratios that include start-up are in the details. Decoding verifies no
+hashes, converting does; trace-cmd prints to /dev/null. Both must have the same number of events; hindsight
+decodes those of its `devices` instance on top (block requests and removals from the page cache of the whole
+host), which trace-cmd does not have: they do not count.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def _decode(segments: Path) -> list[str]:
 
 
 def _convert(segments: Path, out: Path) -> list[str]:
-    return [*recorders.HINDSIGHT, "capture", "convert", "--json", "-o", str(out), str(segments)]
+    # One thread: several take more processor time together, and are not what is compared.
+    convert = [*recorders.HINDSIGHT, "capture", "convert", "--json", "--jobs", "1"]
+    return [*convert, "-o", str(out), str(segments)]
 
 
 def _report(both: Both) -> list[str]:
