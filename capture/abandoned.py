@@ -82,7 +82,7 @@ class Abandoned:
         self.done = done
 
     def recover(self, dry_run: bool) -> None:
-        """Seal it if its recorder is dead; ``done`` gets what became of it. Raises HindsightError, OSError."""
+        """Seal it if its recorder is dead; ``done`` gets the outcome. Raises HindsightError, OSError."""
         if self.path.lstat().st_uid != os.geteuid():
             self._leave("it belongs to another user")
             return
@@ -217,8 +217,7 @@ class Abandoned:
         names = {instance.name for instance in instances.values()}
         self.done.keep |= names
         lived_on = self.same_boot(opening) is True or bool(instances)
-        counted = bool(instances) or successor is not None or known.closing is not None
-        lasts = self._cut(opened, formats, known, lived_on, counted)
+        lasts = self._cut(opened, formats, known, lived_on)
         salvaged = {}
         for name, instance in sorted(instances.items()):
             size = opening["instances"][name]["subbuffer_bytes"]
@@ -228,6 +227,8 @@ class Abandoned:
         if closing is None:
             remains = Remains(lasts, salvaged, successor, not lived_on, raw_bytes)
             closing = closing_of(opened, known, remains)
+        elif known.late:
+            closing = {**closing, "losses": [*closing["losses"], *known.late.values()]}
         try:
             check_facts(self.path, build_facts(opening, known.kept, closing))
         except _SHAPE as error:
@@ -279,12 +280,10 @@ class Abandoned:
         formats: dict[str, str],
         known: Known,
         lived_on: bool,
-        counted: bool,
     ) -> dict[tuple[str, str], int]:
         """Cut the files to what can be trusted; returns the time of the last event by instance and CPU.
 
-        ``lived_on``: the kernel did, what was written is there. ``counted``: the kernel's own counts will say
-        how much is missing.
+        ``lived_on``: the kernel did. What was written is there then, and it has counted what was not.
         """
         check = PageCheck.of(formats)
         lasts, cuts, sizes = {}, {}, {}
@@ -304,7 +303,7 @@ class Abandoned:
             if good == size:
                 continue
             cuts[file] = good
-            if not counted:
+            if not lived_on:
                 since = start_of(opening) if last is None else last
                 row: dict[str, Any] = {"instance": instance, "cpu": int(cpu), "event": None, "count_lower": 0}
                 row |= {"count_upper": None, "cause": TRUNCATED}

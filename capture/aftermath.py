@@ -33,7 +33,8 @@ class Known:
     ``last_ns``: the latest moment that is known of. ``stats``: the latest counters by instance and CPU, of a
     look at ``looked_ns``, the one before it was at ``before_ns``. ``durable``: bytes by file. ``carried``:
     losses that the segment was opened with, ``noted``: those since; ``kept``: entries that facts are built
-    from; ``opened`` if it was prepared and then used; ``closing`` if it was about to be sealed.
+    from; ``opened`` if it was prepared and then used; ``closing`` if it was about to be sealed, and ``late``
+    what a recovery found lost since.
     """
 
     last_ns: int = 0
@@ -47,6 +48,7 @@ class Known:
     kept: list[dict[str, Any]] = field(default_factory=list)
     opened: bool = False
     closing: dict[str, Any] | None = None
+    late: dict[Key, dict[str, Any]] = field(default_factory=dict)
 
     def take(self, entry: Mapping[str, Any]) -> None:
         """Take one entry of the journal. Raises KeyError, TypeError, … when it is none."""
@@ -62,6 +64,8 @@ class Known:
         elif kind == "loss":
             row = dict(entry["row"])
             key = loss_key(row)
+            if self.closing is not None:
+                self.late[key] = row
             (self.carried if key in self.carried else self.noted)[key] = row
             self._until(row["to_ns"] or row["from_ns"])
         elif kind == "synced":
@@ -172,7 +176,8 @@ def closing_of(opening: Mapping[str, Any], known: Known, remains: Remains) -> di
                 cause = TRUNCATED if remains.power_lost else RECORDER_DIED
                 rows.append(_row(name, cpu, since, end, 0, None, cause))
     return {
-        "closed": "recovered",
+        # What a ring buffer held at a rotation is in the next segment.
+        "closed": "recovered" if successor is None else "rotation",
         "end_ns": end,
         "stats_after": stats_after,
         "losses": rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from hindsight.capture.abandoned import DAMAGED
 from hindsight.capture.convert import convert
 from hindsight.capture.decode import decode_cpu, load_words
 from hindsight.capture.formats import parse_event, parse_header_page
+from hindsight.capture.journal import Journal, encode
 from hindsight.capture.recover import recover, recover_all, unsealed
 from hindsight.capture.segment import UNSEALED, Segment, check_facts, open_segment
 from hindsight.capture.unsealed import JOURNAL, OPENING, OpenSegment
@@ -238,8 +240,6 @@ def test_torn_lines_of_the_journal(source: Segment, dead: owner.Owner, place: Pa
     loss = {"instance": "tasks", "cpu": 1, "event": None, "count_lower": 7, "count_upper": 7}
     start = source.facts["tables"]["captures"][0]["start_ns"]
     loss |= {"from_ns": start, "to_ns": start + 5, "cause": "ring full"}
-    from hindsight.capture.journal import encode
-
     lines.insert(1, b"00000000 {}\n")
     lines.insert(2, b"\xff\xfe not a line of a journal\n")
     lines.insert(3, encode({"kind": "loss", "row": loss}))
@@ -262,8 +262,6 @@ def test_open_intervals_end_with_the_segment(source: Segment, dead: owner.Owner,
     paused = {**row, "event": None, "cause": "paused: disk"}
     opening["losses"] = [row, paused]
     (path / OPENING).write_text(json.dumps(opening))
-    from hindsight.capture.journal import Journal
-
     journal = Journal(path / JOURNAL)
     journal.append({"kind": "loss", "row": {**paused, "to_ns": start + 77}})
     journal.close()
@@ -345,3 +343,84 @@ def test_two_at_once(source: Segment, dead: owner.Owner, place: Path) -> None:
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(child.communicate()[0].strip() for child in running) == ["0", "0", "1"]
     check_sealed(place / source.name, source, all_but_one(source))
+
+
+def test_power_loss_after_it_was_closed(source: Segment, dead: owner.Owner, place: Path) -> None:
+    """Its recorder had said how it ended, and the kernel's counts say how much of the trace is missing."""
+    path = die(source, place, dead, {name: 1 for name in raws(source)})
+    facts = source.facts
+    start = facts["tables"]["captures"][0]["start_ns"]
+    shed = {"instance": None, "cpu": None, "event": "a/b", "from_ns": start, "to_ns": start + 1}
+    shed |= {"count_lower": 0, "count_upper": None, "cause": "budget shed: rate"}
+    told = {
+        "closed": "rotation",
+        "end_ns": facts["tables"]["captures"][0]["end_ns"],
+        "stats_after": looks(source),
+        "losses": [shed],
+        "tables": {},
+        "recorder": {
+            key: facts["recorder"][key] for key in facts["recorder"] if key not in ("out_device", "threads")
+        },
+        "threads": [],
+    }
+    with contextlib.closing(Journal(path / JOURNAL)) as book:
+        book.append({"kind": "closing", "closing": told})
+    victim = "raw/tasks/cpu1.pages"
+    os.truncate(path / victim, 3 * PAGE)
+    (sealed,) = recover(place, print)
+    segment = open_segment(sealed)
+    assert segment.facts["closed"] == "rotation"
+    assert segment.facts["instances"]["tasks"]["stats_after"] == looks(source)["tasks"]
+    causes = [row["cause"] for row in segment.facts["losses"]]
+    assert causes.count("budget shed: rate") == 1 and "truncated" in causes
+    (result,) = convert([sealed], place / "out")
+    (whole,) = convert([source.path], place / "whole")
+    assert result.events < whole.events == result.events + result.lost
+
+
+def test_what_the_next_segment_says_of_the_one_before(
+    source: Segment, dead: owner.Owner, place: Path
+) -> None:
+    """The recorder died after a rotation, before it sealed: the next segment's opening ends the former."""
+    path = die(source, place, dead, {})
+    capture, counters = source.facts["tables"]["captures"][0], looks(source)
+    loss = {"instance": "tasks", "cpu": 1, "event": None, "from_ns": capture["start_ns"]}
+    loss |= {"to_ns": capture["end_ns"], "count_lower": 40, "count_upper": 40, "cause": "ring full"}
+    for instance in counters.values():
+        for stats in instance.values():
+            stats["dropped events"] = 0
+    counters["tasks"]["1"]["dropped events"] = 100
+    with contextlib.closing(Journal(path / JOURNAL)) as book:
+        book.append(
+            {
+                "kind": "loss",
+                "row": {**loss, "count_lower": 55, "count_upper": 55, "to_ns": loss["from_ns"] + 1},
+            }
+        )
+        book.append({"kind": "loss", "row": {**loss, "from_ns": loss["from_ns"] + 5}})
+    carried = {**loss, "from_ns": loss["from_ns"] + 5}
+    opening = {**opening_of(source, dead), "segment": 1, "prepared": True}
+    following = OpenSegment(place, source.name[:-1] + "1", opening, source.formats)
+    idle = OpenSegment(place, source.name[:-1] + "2", {**opening, "segment": 2}, source.formats)
+    following.note(
+        {
+            "kind": "opened", "ts": capture["end_ns"], "captures": {**capture, "start_ns": capture["end_ns"]},
+            "anchor": source.facts["tables"]["clock_anchors"][-1], "stats_before": counters,
+            "losses": [carried], "threads": [5],
+        }
+    )  # fmt: skip
+    following.abandon()
+    idle.abandon()
+    first, second = recover(place, print)
+    assert sorted(p.name for p in place.iterdir()) == [first.name, second.name]  # nothing of the idle one
+    former, latter = open_segment(first).facts, open_segment(second).facts
+    assert former["instances"]["tasks"]["stats_after"] == latter["instances"]["tasks"]["stats_before"]
+    assert former["tables"]["captures"][0]["end_ns"] == latter["tables"]["captures"][0]["start_ns"]
+
+    def known(facts: dict[str, Any]) -> list[tuple[int, int]]:
+        rows = [row for row in facts["losses"] if row["cause"] == "ring full"]
+        return sorted((row["count_lower"], row["count_upper"]) for row in rows)
+
+    # Of 100 that were lost, 55 are noted, 40 are with the next segment, and 5 nobody had noted yet.
+    assert known(former) == [(0, 40), (5, 5), (55, 55)]
+    assert known(latter) == [(40, 40)]
