@@ -58,7 +58,7 @@ _BLOCKS, _REPORTED, _DAMAGE = range(3)
 def count_records(
     words: Any, kind_of_id: Any, need: Any, block_words: Any,
     ends: Any, low: Any, high: Any, state: Any, bad: Any, counts: Any, tally: Any,
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """Count the events in whole records from the beginning of ``words`` (u32); returns the words of these.
 
     ``kind_of_id`` u16[65536] maps event ids to kinds, ``need`` u64[kinds] is their payload in words. A block
@@ -276,7 +276,7 @@ def index_records(
             piece = buffer[kept : min(buffer.size, kept + size - at)]
             read_exactly(descriptor, piece, at, path)
             if verify:
-                digest.update(piece)
+                digest.update(piece.data)
             at += piece.size
             advance(piece.size)
             if damaged:

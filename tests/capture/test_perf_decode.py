@@ -23,6 +23,7 @@ from hindsight.capture.perf.records import RecordDecoder, decode_records, index_
 from hindsight.capture.perf.salvage import trusted_records
 from hindsight.capture.perf.scrub import scrub_records
 from hindsight.capture.rates import count_events
+from hindsight.capture.reconcile import UNSAMPLED, Decoded, reconcile
 from hindsight.capture.workers import Workers
 from hindsight.errors import VerificationError
 
@@ -307,3 +308,25 @@ def test_hidden_fields_of_a_large_file(tmp_path: Path) -> None:
     assert scrub_records(file, []) == 0
     with pytest.raises(ValueError, match="destroy"):
         scrub_records(file, [(700, 0, 4)])
+
+
+@pytest.mark.parametrize(("source", "cause"), [("perf", UNSAMPLED), ("ftrace", "decode error")])
+def test_counted_and_not_sampled(source: str, cause: str) -> None:
+    """What perf counted and did not write is a loss of its own kind, exact for each processor."""
+    counters = {"read events": 100, "dropped events": 0}
+    facts = {
+        "closed": "end",
+        "losses": [],
+        "instances": {
+            "devices": {
+                "source": source,
+                "stats_before": {"0": dict.fromkeys(counters, 0), "1": dict.fromkeys(counters, 0)},
+                "stats_after": {"0": counters, "1": counters},
+            }
+        },
+        "tables": {"captures": [{"start_ns": 5, "end_ns": 9}]},
+    }
+    decoded = [Decoded("devices", 0, 100), Decoded("devices", 1, 34)]
+    (row,) = reconcile(Path("segment"), facts, decoded)
+    assert (row["cpu"], row["count_lower"], row["count_upper"], row["cause"]) == (1, 66, 66, cause)
+    assert (row["from_ns"], row["to_ns"]) == (5, 9)
