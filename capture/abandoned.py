@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from hindsight.capture.segment import (
     open_segment,
 )
 from hindsight.capture.unsealed import (
+    FULL,
     JOURNAL,
     OPENING,
     RAW,
@@ -221,7 +223,9 @@ class Abandoned:
         salvaged = {}
         for name, instance in sorted(instances.items()):
             size = opening["instances"][name]["subbuffer_bytes"]
-            salvaged[name] = self._salvage(instance, name, size)
+            found = self._salvage(instance, name, size)
+            if found is not None:
+                salvaged[name] = found
         raw_bytes = sum(file.stat().st_size for file in raw_files(self.path, opening))
         closing = known.closing
         if closing is None:
@@ -263,15 +267,19 @@ class Abandoned:
             raise VerificationError(f"{JOURNAL} is damaged ({error!r:.200})") from None
         return opened
 
-    def _salvage(self, instance: Path, name: str, size: int) -> Salvaged:
+    def _salvage(self, instance: Path, name: str, size: int) -> Salvaged | None:
+        """What the instance holds; None when it was removed meanwhile."""
         directory = self.path / RAW / name
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             return salvage(instance, directory, size)
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):
+                return None
+            then = f"hindsight capture clean -o {self.path.parent}"
             raise HindsightError(
                 f"the ring buffers of {instance.name} could not be read into {self.path}: {error.strerror}",
-                f"Make space, then: hindsight capture clean -o {self.path.parent}",
+                f"Make space, then: {then}" if error.errno in FULL else f"Later: {then}",
             ) from error
 
     def _cut(
