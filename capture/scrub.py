@@ -30,7 +30,7 @@ _COMMIT, _DATA = 8, 16  # offsets in a sub-buffer's header (header_page)
 _LENGTH = 0xFFFFF
 _DISCARDED, _EXTEND, _STAMP = 29, 30, 31
 _LONGEST = 28  # words of a payload whose length stands in the event's header
-_WINDOW_BYTES = 1 << 17
+_WINDOW_BYTES = 1 << 15  # so that no other thread waits long for the interpreter
 _DECOYS = 6  # more false finds per page than this cost more than walking it
 _PAUSE_S = 50e-6
 

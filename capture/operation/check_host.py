@@ -158,7 +158,9 @@ def pressure() -> Check:
             "psi", NO, "pressure stall information", "/proc/pressure may not be written by this user",
             "run it as root for --psi", ("psi",),
         )  # fmt: skip
-    return Check("psi", OK, "pressure stall information", f"thresholds on {', '.join(found)}")
+    # kernel/sched/psi.c of Linux 6.5: who lacks the capability gets the averages' own period only.
+    windows = "" if "SYS_RESOURCE" in effective_capabilities() else "; windows of 2 s, 4 s, … only"
+    return Check("psi", OK, "pressure stall information", f"thresholds on {', '.join(found)}{windows}")
 
 
 def cgroups() -> Check:

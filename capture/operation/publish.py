@@ -52,6 +52,7 @@ class Publisher:
         self._notifier = Notifier()
         self._published: tuple[Vitals, Activity] | None = None
         self._rate = 0.0
+        self._share = 0.0
         self._watched_ns = 0
         self._started = time.time()
         self._facts: dict[str, Any] = {
@@ -96,6 +97,7 @@ class Publisher:
                 return
             if elapsed >= _EVERY_NS // 4:
                 self._rate = (vitals.recorded - before.recorded) * 1e9 / elapsed
+                self._share = (vitals.cpu_ns - before.cpu_ns) / elapsed
         self._published = (vitals, activity)
         self._write(vitals, activity)
         self._notifier.send(STATUS=self._sentence(vitals, activity))
@@ -136,6 +138,7 @@ class Publisher:
             "recorded": vitals.recorded,
             "lost": vitals.lost,
             "rate": round(self._rate, 1),
+            "cpu_percent": round(100 * self._share, 2),
             "raw_bytes": vitals.raw_bytes,
             "lag_bytes": vitals.lag_bytes,
             "cpu_ns": vitals.cpu_ns,

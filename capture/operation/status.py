@@ -92,14 +92,15 @@ def _recorder(row: dict[str, Any]) -> Iterator[str]:
     elapsed = max(time.time() - number("started"), 1e-9)
     since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(number("started")))
     recorded, lost, rate = (f"{number(name):,.0f}" for name in ("recorded", "lost", "rate"))
+    mean = number("cpu_ns") / 1e7 / elapsed
     facts = [
         ("since", f"{since} ({_span(elapsed)})"),
         ("process", ", ".join(str(row.get(name)) for name in ("pid", "profile", "mode", "source"))),
         ("out", row["out"]),
         ("events", f"{recorded} recorded, {lost} lost, {rate}/s"),
         ("trace", f"{_size(number('raw_bytes'))} raw, {_size(number('lag_bytes'))} wait in the ring buffers"),
-        ("own cost", f"{number('cpu_ns') / 1e7 / elapsed:.2f} % of a processor, {_size(number('rss_bytes'))} "
-                     f"resident, {_size(number('ring_bytes'))} ring buffers"),
+        ("own cost", f"{number('cpu_percent'):.2f} % of a processor, {mean:.2f} % on average"),
+        ("memory", f"{_size(number('rss_bytes'))} resident, {_size(number('ring_bytes'))} ring buffers"),
         ("disk", f"{_size(number('disk_bytes'))} of recordings, {_size(number('free_bytes'))} free"),
         ("segments", f"{number('segments'):.0f} sealed, last {row.get('sealed') or '-'}"),
     ]  # fmt: skip

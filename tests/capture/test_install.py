@@ -77,6 +77,7 @@ def test_completion_in_bash(tmp_path: Path) -> None:
     assert "record" not in completed("hindsight", "pipeline", "", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_completion_in_fish(tmp_path: Path) -> None:
     if shutil.which("fish") is None:
         pytest.skip("fish is not installed")
@@ -111,6 +112,7 @@ zpty -d z
 """
 
 
+@pytest.mark.slow
 def test_completion_in_zsh(tmp_path: Path) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("zsh is not installed")

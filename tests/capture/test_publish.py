@@ -111,13 +111,14 @@ def test_state_file_and_metrics_while_it_records(place: Path, tmp_path: Path) ->
     publisher = Publisher(options, "20260101T000000Z-00000000", owner.own())
     assert publisher.path is not None and stat.S_IMODE(publisher.path.stat().st_mode) == 0o600
     publisher.publish(VITALS, RECORDING)
-    later = replace(VITALS, now_ns=3 * 10**9, recorded=700)
+    later = replace(VITALS, now_ns=3 * 10**9, recorded=700, cpu_ns=10**9)
     publisher.publish(later, RECORDING)
     (found,) = state.running([place])
     assert found.alive is True
     assert found.owner == owner.own()
     assert found.out == tmp_path / "raw"
     assert (found.number("recorded"), found.number("rate"), found.number("lost")) == (700, 300, 3)
+    assert found.number("cpu_percent") == 25
     assert found.sealed is None
 
     publisher.publish(replace(later, now_ns=3 * 10**9 + 1, recorded=800), RECORDING)

@@ -101,7 +101,7 @@ def discarded_bytes(pages: list[list[bytes]]) -> list[int]:
 
 
 @given(st.lists(common | rare, min_size=1, max_size=5), st.booleans())
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_only_the_hidden_fields_of_real_events_change(
     tmp_path: Path, pages: list[list[bytes]], thorough: bool
 ) -> None:

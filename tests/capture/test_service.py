@@ -307,6 +307,7 @@ def allowed_calls(analyze: str, name: str) -> set[str]:
     return allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", install.UNITS)
 def test_a_unit_allows_every_system_call_that_is_made(
     live: Path, analyze: str, tmp_path: Path, name: str
