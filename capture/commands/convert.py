@@ -57,11 +57,14 @@ def need_convert_extra() -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    import gc
     import json
 
     need_convert_extra()
     from hindsight.capture.convert import Converted, convert
     from hindsight.capture.progress import Progress
+
+    gc.freeze()  # what was imported stays: it need not be looked through again and again
 
     def done(result: Converted) -> None:
         what = f"{result.events} events in {len(result.tables)} tables"
