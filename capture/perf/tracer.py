@@ -171,8 +171,11 @@ class PerfTracer:
 
     @property
     def descriptors(self) -> list[int]:
-        """To be waited for: readable when a ring buffer is half full."""
-        return [group.descriptor for group in self._groups.values()]
+        """To be waited for: readable when a ring buffer is half full; none of threads that are followed.
+
+        The end of each of these wakes who waits (perf_event_exit_event), which would cost more than it saves.
+        """
+        return [] if self._family is not None else [group.descriptor for group in self._groups.values()]
 
     def on(self) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`."""
