@@ -35,13 +35,17 @@ def _open() -> Check:
         return Check("perf", NO, what, error.message, error.remedy or "", ("perf",))
     if number is None:
         return Check("perf", NO, what, f"no tracepoint {_PROBED}", "use --source ftrace", ("perf",))
-    attr = event.attribute(event.TYPE_TRACEPOINT, number, sampled=True, read_format=0, flags=event.DISABLED)
+    attr = event.attribute(
+        event.TYPE_TRACEPOINT, number, sampled=True, read_format=event.FORMAT_LOST, flags=event.DISABLED
+    )
     try:
         os.close(event.open_event(attr, -1, min(os.sched_getaffinity(0))))
     except OSError as error:
         why = f"{error.strerror} (kernel.perf_event_paranoid = {level})"
         if error.errno in (errno.EACCES, errno.EPERM) and "PERFMON" not in effective_capabilities():
             remedy = "give the recorder CAP_PERFMON (hindsight-capture-perf.service), or run it as root"
+        elif error.errno == errno.EINVAL:
+            remedy = "PERF_FORMAT_LOST needs Linux 6.0 or later: use --source ftrace"
         else:
             remedy = "see whether seccomp, an LSM or lockdown forbids perf_event_open"
         return Check("perf", NO, what, why, remedy, ("perf",))
