@@ -97,6 +97,8 @@ def index_segment(
 
 def _decoder(segment: Segment, facts: dict[str, Any], kinds: list[Kind]) -> PageDecoder | RecordDecoder:
     formats = [kind.format for kind in kinds]
+    if len({kind.id for kind in formats}) != len(formats):
+        raise VerificationError(f"{segment.path}: two kinds of events have the same id")
     if facts["source"] == PERF:
         return RecordDecoder(formats)
     layout = parse_header_page(segment.formats.get("header_page", ""))
@@ -114,4 +116,6 @@ def _kind(segment: Segment, number: int, event: str) -> Kind:
     except KeyError:
         raise VerificationError(f"{segment.path} has no format of {event}") from None
     layout = parse_event(event.split("/")[0], text)
+    if f"{layout.system}/{layout.name}" != event:
+        raise VerificationError(f"{segment.path}: the format of {event} is that of {layout.name}")
     return Kind(number, layout, _BY_TRACEPOINT.get(f"{layout.system}/{layout.name}"))

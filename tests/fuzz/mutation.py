@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -139,7 +140,7 @@ def structure(rng: random.Random, value: Any) -> None:
         container, key = rng.choice(found)
         how = rng.randrange(8)
         if how <= 2:
-            container[key] = rng.choice(SCALARS)
+            container[key] = copy.deepcopy(rng.choice(SCALARS))
         elif how == 3:
             del container[key]
         elif how == 4:
