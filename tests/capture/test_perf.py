@@ -518,3 +518,35 @@ def test_least_privilege(allowed: None, public: Path) -> None:
     assert done.returncode == 0, done.stderr
     (converted,) = convert([Path(done.stdout.strip())], public / "pq")
     assert converted.events > 0
+
+
+@pytest.mark.slow
+def test_segments_of_a_recording_that_loses(allowed: None, tmp_path: Path) -> None:
+    """Cut into segments under a load that its ring buffers cannot hold: rows and losses are all there was."""
+    calls = 400_000
+    program = (
+        f"import os\nfd, seek = os.open('/proc/self/exe', os.O_RDONLY), os.lseek\nfor _ in range({calls}):\n"
+    )
+    program += f"    seek(fd, {MAGIC}, 0)\n"
+    options = RecordOptions(
+        tmp_path / "raw",
+        (sys.executable, "-S", "-c", program),
+        source=PERF,
+        buffer_kb=256,
+        rotate_bytes=4 << 20,
+    )
+    recording = record(options, lambda text: None)
+    assert recording.status == 0 and recording.lost > 1000 and len(recording.segments) > 2
+    results = convert([tmp_path / "raw"], tmp_path / "out")
+    losses, seeks = [], 0
+    for path in sorted((tmp_path / "out").glob("host=*/date=*/*/*.parquet")):
+        if path.parent.name == "losses":
+            losses += pq.read_table(path).to_pylist()
+        elif path.parent.name == "sys_enter_lseek":
+            offsets = pq.read_table(path).column("offset").to_pylist()
+            seeks += sum(offset == MAGIC for offset in offsets)
+    full = sum(row["count_lower"] for row in losses if row["cause"] == "ring full")
+    silent = sum(row["count_lower"] for row in losses if row["cause"].startswith("perf source"))
+    assert full == recording.lost
+    assert sum(result.events for result in results) + silent == recording.events
+    assert calls - full <= seeks <= calls
