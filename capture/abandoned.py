@@ -117,6 +117,8 @@ class Abandoned:
                 self._seal(opening, formats)
             except VerificationError as error:
                 self._aside(error.message)
+            except _SHAPE as error:  # in a place that nothing looked at before
+                self._aside(f"{OPENING} or {JOURNAL} is damaged ({error!r:.200})")
 
     def _leave(self, why: str) -> None:
         self.done.left.append((self.path, why))

@@ -44,6 +44,7 @@ def targets() -> list[Any]:
     from raw_pages import RawPages
     from segment_files import Facts, Journal, Manifest
     from unit_texts import Units
+    from unsealed_segments import Unsealed
 
     shipped = RawPages(UNCHECKED)
     shipped.cases //= 5
@@ -57,7 +58,7 @@ def targets() -> list[Any]:
         Journal(),
         Units(),
     ]
-    return [*found, Converted(), shipped]
+    return [*found, Unsealed(), Converted(), shipped]
 
 
 def batches(target: Any, share: float, jobs: int, job: int) -> Iterator[tuple[int, int]]:
