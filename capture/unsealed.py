@@ -56,14 +56,12 @@ def fsync_path(path: Path) -> None:
 
 
 def write_json(path: Path, content: object) -> int:
-    """Write a file as JSON, durably, mode 0600, in place of any earlier one; returns its size in bytes."""
+    """Write a file as JSON, mode 0600, in place of any earlier one; returns its size in bytes."""
     data = (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(descriptor)
     return len(data)
 
 
@@ -121,7 +119,9 @@ class OpenSegment:
             write_json(self.path / FORMATS, formats)
             self._reserve()
             self._journal = Journal(self.path / JOURNAL)
-            for path in (*self.path.rglob("*"), self.path, directory):
+            # All at once, after all was made: one commit of the file system's journal, not one for each.
+            made = (self.path / OPENING, self.path / FORMATS, *(self.path / RAW).glob("*"), self.path / RAW)
+            for path in (*made, self.path, directory):
                 fsync_path(path)
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -325,7 +325,10 @@ def _write_sealed(
     for directory in (path, path / RAW, *(path / RAW).glob("*")):
         os.chmod(directory, 0o700)
         fsync_path(directory)
+    # Durable after all that it lists; who finds it whole finds all of it.
     write_json(path / MANIFEST, {"segment_version": SEGMENT_VERSION, "files": listed})
+    for made in (path / MANIFEST, path):
+        fsync_path(made)
 
 
 def _inode_events(events: Iterable[str], formats: Mapping[str, str]) -> list[tuple[int, int, int]]:
