@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import Decoded, reference, signed
 
 from hindsight.capture.columns import EventTable, Text, intern
 from hindsight.capture.convert import convert
@@ -20,78 +20,6 @@ from hindsight.capture.segment import Segment, open_segment
 from hindsight.errors import VerificationError
 
 LAYOUT = PageLayout(8, 8, 16, 4080)
-MASK = (1 << 64) - 1
-
-
-@dataclass
-class Decoded:
-    """What the reference decoder finds on one CPU: (ts, id, position of the payload in bytes)."""
-
-    events: list[tuple[int, int, int]] = field(default_factory=list)
-    unusable: int = 0
-    damaged: set[int] = field(default_factory=set)
-    missed: dict[int, int] = field(default_factory=dict)
-
-
-def signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def reference(data: bytes, layout: PageLayout, need: dict[int, int]) -> Decoded:
-    """Decode pages byte by byte. ``need``: for each known event id, the least bytes of its payload."""
-    result = Decoded()
-    for page in range(len(data) // layout.page_bytes):
-        body = data[page * layout.page_bytes : (page + 1) * layout.page_bytes]
-        (clock,) = struct.unpack_from("<Q", body, 0)
-        (commit,) = struct.unpack_from("<I", body, layout.commit_offset)
-        length = commit & 0xFFFFF
-        if length > layout.data_size or length % 4:
-            result.damaged.add(page)
-            result.unusable += 1
-            continue
-        at, end = layout.data_offset, layout.data_offset + length
-        if commit >> 30:
-            stored = commit >> 30 & 1 and length + 8 <= layout.data_size
-            result.missed[page] = struct.unpack_from("<Q", body, end)[0] if stored else 0
-        while at < end:
-            (header,) = struct.unpack_from("<I", body, at)
-            kind, delta = header & 31, header >> 5
-            second: int = struct.unpack_from("<I", body, at + 4)[0] if at + 8 <= end else -1
-            if kind == 29 and delta == 0:
-                break
-            if (kind == 0 or kind > 28) and second < 0:
-                result.damaged.add(page)
-                result.unusable += 1
-                break
-            if kind == 29:
-                at += 4 + (second + 3) // 4 * 4
-                if at > end:
-                    result.damaged.add(page)
-                    result.unusable += 1
-            elif kind == 30:
-                clock = clock + delta + (second << 27) & MASK
-                at += 8
-            elif kind == 31:
-                top = clock >> 59 << 59
-                stamp = (delta + (second << 27)) % (1 << 59) | top
-                clock = stamp + (1 << 59) & MASK if top and stamp < clock else stamp
-                at += 8
-            else:
-                payload = at + 4 if kind else at + 8
-                after = payload + 4 * kind if kind else at + 4 + (second + 3) // 4 * 4
-                if after > end or (kind == 0 and second < 4):
-                    result.damaged.add(page)
-                    result.unusable += 1
-                    break
-                clock = clock + delta & MASK
-                at = after
-                number = struct.unpack_from("<H", body, payload)[0] if after > payload else -1
-                if number not in need or after - payload < need[number]:
-                    result.damaged.add(page)
-                    result.unusable += 1
-                else:
-                    result.events.append((signed(clock), number, page * layout.page_bytes + payload))
-    return result
 
 
 def compiled(data: bytes, layout: PageLayout, kinds: list[EventFormat]) -> Decoded:

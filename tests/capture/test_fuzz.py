@@ -23,7 +23,7 @@ def test_a_wrong_row_is_noticed(tmp_path: Path) -> None:
     """With a decoder that is wrong in one bit of one time in the batch, the target fails and says where."""
     program = f"""
 import sys
-sys.path.insert(0, {str(RUNNER.parent)!r})
+sys.path[:0] = [{str(RUNNER.parent)!r}, {str(Path(__file__).parent)!r}]
 import raw_pages
 from target import Failed
 

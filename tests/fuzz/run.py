@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(1, str(ROOT / "tests" / "capture"))  # the slow decoder is there
 FAILURES = ROOT / "build" / "fuzz"
 ROOM_BYTES = 1 << 30
 """Address space that a worker may take beyond what it has when its first batch is done."""
