@@ -196,7 +196,7 @@ def lose_power(source: Segment, dead: owner.Owner, data: st.DataObject) -> None:
         ):
             size = (path / victim).stat().st_size
             length = data.draw(st.integers(0, size), f"length of {victim}")
-            zeros = victim not in floor or length >= floor[victim]
+            zeros = length >= durable.get(victim, 0) * PAGE
             os.truncate(path / victim, length)
             if zeros and data.draw(st.booleans(), "zeros"):
                 os.truncate(path / victim, size)
