@@ -75,10 +75,6 @@ class Drain:
         self._sizes = dict.fromkeys(files, 0)
         self._paths = {cpu: directory / f"cpu{cpu}.pages" for cpu in files}
 
-    def inodes(self) -> list[tuple[int, int]]:
-        """Device (as stat gives it) and inode of each file that is written now."""
-        return [(status.st_dev, status.st_ino) for status in map(os.fstat, self._files.values())]
-
     def drain(self) -> int:
         """Move every full sub-buffer, at most a ring buffer's size of each CPU; returns bytes moved."""
         self.flush()

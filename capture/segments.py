@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +45,8 @@ class Segments:
         self._usage = Usage(0)
         self._before: Stats = {}
         self._syncing = False
+        self._dirty = True
+        self._noted: Stats = {}
         self._preparing = False
         self._sealing: list[Callable[[], Path]] = []
         self._unsealed: list[Callable[[], Path]] = []
@@ -65,6 +69,7 @@ class Segments:
     def wrote(self, count: int) -> None:
         """So many bytes went into the current segment."""
         self._usage.raw_bytes += count
+        self._dirty = self._dirty or count > 0
 
     def _build(
         self, anchor: host.ClockAnchor, stats: Stats, tables: dict[str, list[Any]], prepared: bool = False
@@ -114,15 +119,18 @@ class Segments:
         """Note the kernel's counters, and losses, in the journal of the current segment."""
         if self.current is None:
             return
-        for loss in losses:
-            self.current.note({"kind": "loss", "row": loss.row()})
-        self.current.note({"kind": "look", "ts": now_ns, "stats": stats_as_json(stats)})
+        self.note_losses(losses)
+        if self._noted != stats:  # of a host that rests the journal does not grow
+            self.current.note({"kind": "look", "ts": now_ns, "stats": stats_as_json(stats)})
+            self._noted = stats
+            self._dirty = True
 
     def note_losses(self, losses: list[Loss]) -> None:
         """Note losses in the journal."""
         for loss in losses:
             if self.current is not None:
                 self.current.note({"kind": "loss", "row": loss.row()})
+                self._dirty = True
 
     def note_anchor(self) -> None:
         """Read the clocks into the journal."""
@@ -145,9 +153,10 @@ class Segments:
         self._sealer.do("look", job)
 
     def sync(self) -> None:
-        """Have what was written made durable."""
-        if self.current is not None and not self._syncing:
+        """Have what was written since the last time made durable."""
+        if self.current is not None and not self._syncing and self._dirty:
             self._syncing = True
+            self._dirty = False
             self._sealer.do("sync", self.current.sync)
 
     def cut(self, closed: str, stats: Stats, uncertain: list[Loss]) -> OpenSegment:
@@ -202,7 +211,10 @@ class Segments:
         def job() -> Path:
             if self._subjects() is None:
                 closing["tables"]["tasks"] = list(host.tasks(host.processes()))
-            return segment.seal(closing)
+            path = segment.seal(closing)
+            if closed == "rotation":
+                _drop_from_cache(path)
+            return path
 
         return anchor, job
 
@@ -253,3 +265,17 @@ class Segments:
         if self.current is not None:
             (self.current.abandon if keep else self.current.discard)()
         self.current = None
+
+
+def _drop_from_cache(path: Path) -> None:
+    """Let the page cache forget what was written and then read once more to be hashed.
+
+    Nobody needs it soon, and pages that were used twice would push out those of the host's own work.
+    """
+    for file in path.glob("raw/*/*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)

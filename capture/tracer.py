@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +47,9 @@ class Tracer(Protocol):
 
     def ignore(self, threads: Iterable[int]) -> None:
         """Never record these threads."""
+
+    def ignore_files(self, files: Sequence[tuple[int, int]]) -> None:
+        """Never record page-cache events of these files, given as st_dev and inode; replaces earlier ones."""
 
     def on(self) -> None:
         """Begin, or go on."""
@@ -106,9 +108,6 @@ class Tracer(Protocol):
 
 _FILE_EVENTS = ("filemap/", "readahead/")
 
-_IGNORED_FILES = 128
-"""No more of the recorder's own files than this are filtered: the kernel's filters are short."""
-
 
 class FtraceTracer:
     """A private tracefs instance.
@@ -136,7 +135,6 @@ class FtraceTracer:
         self._root = root
         self._drain: Drain | None = None
         self._followed = False
-        self._own_files: deque[list[tuple[int, int]]] = deque(maxlen=2)
         try:
             self.instance.configure(buffer_kb, overwrite)
             self.events = [event for event in events if self.instance.has(event)]
@@ -169,12 +167,9 @@ class FtraceTracer:
     def rotate(self, directory: Path) -> None:
         """See :class:`Tracer`."""
         self.ring.rotate(directory)
-        self._own_files.append(self.ring.inodes())
-        self._ignore_own_files()
 
-    def _ignore_own_files(self) -> None:
-        """The recorder's files, and those before them (about to be sealed), stay out of page-cache events."""
-        files = [file for files in self._own_files for file in files][-_IGNORED_FILES:]
+    def ignore_files(self, files: Sequence[tuple[int, int]]) -> None:
+        """See :class:`Tracer`."""
         for event in self.events:
             if not event.startswith(_FILE_EVENTS) or not files:
                 continue

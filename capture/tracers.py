@@ -18,6 +18,10 @@ _DEVICES_SHARE = 4
 """Events of any context are few: their buffers are so many times smaller."""
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""
+_FEW_FILES = 16
+_MOST_FILES = 96
+"""Own files that are filtered: those of the last two segments and as many before as are few; a filter of the
+kernel is short, and each comparison costs every page-cache event on that device a nanosecond or two."""
 _SHORTEST_S = 0.01
 _LONGEST_S = 0.25
 
@@ -60,6 +64,7 @@ class Tracers:
         self._flight = options.mode == FLIGHT
         self._made: dict[str, Tracer] = {}
         self.all: list[Tracer] = []
+        self._files: list[list[tuple[int, int]]] = []
         wanted_kb = {
             name: options.buffer_kb if name == TASKS else max(options.buffer_kb // _DEVICES_SHARE, 64)
             for name in INSTANCES
@@ -114,6 +119,7 @@ class Tracers:
                 tracer.follow(pids)
             elif tracer.name == TASKS:
                 tracer.ignore(own)
+        self._ignore_files(raw_directory)
 
     def switch(self, on: bool) -> None:
         """Begin or stop recording; threads' events last and first, so that they have their causes."""
@@ -133,6 +139,20 @@ class Tracers:
         """Write to new files from now on."""
         for tracer in self.all:
             tracer.rotate(raw_directory(tracer.name))
+        self._ignore_files(raw_directory)
+
+    def _ignore_files(self, raw_directory: Callable[[str], Path]) -> None:
+        """The recorder's own files, and those before them (being sealed), stay out of page-cache events."""
+        found = []
+        for tracer in self.all:
+            with os.scandir(raw_directory(tracer.name)) as entries:
+                found += [(status.st_dev, status.st_ino) for status in (entry.stat() for entry in entries)]
+        self._files.append(found)
+        while len(self._files) > 2 and sum(map(len, self._files)) > _FEW_FILES:
+            self._files.pop(0)
+        files = [file for generation in self._files for file in generation][-_MOST_FILES:]
+        for tracer in self.all:
+            tracer.ignore_files(files)
 
     def switch_events(self, events: Iterable[str], on: bool) -> None:
         """Record these events, or do not."""

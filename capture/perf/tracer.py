@@ -177,6 +177,9 @@ class PerfTracer:
         """
         return [] if self._family is not None else [group.descriptor for group in self._groups.values()]
 
+    def ignore_files(self, files: Sequence[tuple[int, int]]) -> None:
+        """Nothing: filters cannot change once the events are open. Their events are recorded."""
+
     def on(self) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`."""
         self._open_events()

@@ -38,8 +38,11 @@ class Recorder:
 
     def wait_until_it_records(self) -> None:
         def recording() -> bool:
+            assert self.process.poll() is None, self.finish()
             instances = self.instances
-            return len(instances) == 2 and all((i / "tracing_on").read_text() == "1\n" for i in instances)
+            with contextlib.suppress(FileNotFoundError):  # it ends at once
+                return len(instances) == 2 and all((i / "tracing_on").read_text() == "1\n" for i in instances)
+            return False
 
         until(recording)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -152,6 +153,35 @@ def test_whole_host_without_the_recorder(live: Path, tmp_path: Path) -> None:
     looked = rows(segment, tmp_path / "out", "tasks")
     assert {recorder.pid, os.getpid()} <= {r["tgid"] for r in looked}
     assert list((live / "instances").glob(f"hindsight-*-{recorder.pid}-*")) == []
+
+
+def test_own_files_are_not_in_the_trace(live: Path, tmp_path: Path) -> None:
+    """Pages of the recorder's files that leave the page cache are no events; those of other files are."""
+    other = cold_file(tmp_path / "other", 1 << 16)
+    raw = tmp_path / "raw"
+    command = [sys.executable, "-m", "hindsight", "capture", "record", "-o", str(raw), "--rotate-every", "1"]
+    recorder = subprocess.Popen(
+        [*command, "--", "sh", "-c", f"cat {other}; dd if=/dev/zero of=/dev/null bs=1 count=50000; sleep 2"],
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    inodes: set[int] = set()
+    while recorder.poll() is None:
+        for path in [*raw.glob("*/raw/*/*.pages"), *raw.glob(".recording-*/raw/*/*.pages"), other]:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(path, os.O_RDWR)
+                os.fsync(fd)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                inodes.add(os.fstat(fd).st_ino)
+                os.close(fd)
+        time.sleep(0.1)
+    assert recorder.returncode == 0
+    assert len(segments(raw)) >= 2 and len(inodes) > 3
+    removed = {
+        row["i_ino"]
+        for path in segments(raw)
+        for row in rows(path, tmp_path / path.name, "mm_filemap_delete_from_page_cache")
+    }
+    assert removed & inodes == {os.stat(other).st_ino}
 
 
 def test_duration_ends_the_command(live: Path, tmp_path: Path) -> None:
