@@ -230,7 +230,8 @@ def _print_capture(capture: dict[str, Any]) -> None:
     if capture["first_segment"]:
         print(f"  GAP: it begins with segment {capture['first_segment']}; those before are not here")
     for gap in capture["gaps"]:
-        missing = f"{gap['missing']} segments missing, " if gap["missing"] else ""
+        plural = "s" if gap["missing"] > 1 else ""
+        missing = f"{gap['missing']} segment{plural} missing, " if gap["missing"] else ""
         print(f"  GAP: {missing}{gap['ns'] / 1e9:.1f} s between {gap['after']} and {gap['before']}")
     losses = capture["losses"]
     if losses["intervals"]:

@@ -31,11 +31,16 @@ class Staging:
         self._descriptor = -1
 
     def __enter__(self) -> Staging:
-        while self._descriptor < 0:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._descriptor = _lock(self.path)
-        for entry in self.path.iterdir():
-            entry.unlink()
+        try:
+            while self._descriptor < 0:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._descriptor = _lock(self.path)
+            for entry in self.path.iterdir():
+                entry.unlink()
+        except BaseException:
+            if self._descriptor >= 0:
+                self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

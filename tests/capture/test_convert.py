@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reshape
+from reshape import alter_facts, reseal
 
 from hindsight.capture.convert import convert
 from hindsight.capture.info import describe
@@ -50,22 +54,6 @@ def dataset(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segment(recorded: Path, tmp_path: Path) -> Path:
     """A copy of the recorded segment to be altered."""
     return Path(shutil.copytree(recorded, tmp_path / "raw" / recorded.name))
-
-
-def reseal(segment: Path) -> None:
-    """Make the manifest agree with what the files now hold."""
-    manifest = json.loads((segment / MANIFEST).read_text())
-    for name, entry in manifest["files"].items():
-        data = (segment / name).read_bytes()
-        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    (segment / MANIFEST).write_text(json.dumps(manifest))
-
-
-def alter_facts(segment: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    facts = json.loads((segment / FACTS).read_text())
-    change(facts)
-    (segment / FACTS).write_text(json.dumps(facts))
-    reseal(segment)
 
 
 def largest(segment: Path) -> Path:
@@ -161,7 +149,8 @@ def test_ring_losses(segment: Path, tmp_path: Path) -> None:
     expected = {"cpu": 1, "event": None, "from_ns": 5, "to_ns": 9, "count_lower": 77, "count_upper": 77}
     assert losses(tmp_path / "out") == [expected | {"cause": "ring full"}]
     cause = {"events": 77, "intervals": 1, "unknown": 0}
-    assert describe(tmp_path / "out")["losses"] == cause | {"causes": {"ring full": cause | {"ns": 4, "of": []}}}
+    by_cause = {"ring full": cause | {"ns": 4, "of": []}}
+    assert describe(tmp_path / "out")["losses"] == cause | {"causes": by_cause}
 
 
 def test_events_that_the_kernel_counted_but_no_page_holds(segment: Path, tmp_path: Path) -> None:
@@ -363,3 +352,87 @@ def test_damaged_dataset(dataset: Path, tmp_path: Path, kind: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as raised:
         describe(out)
     assert raised.value.exit_code == ExitCode.CONFIGURATION and raised.value.remedy != ""
+
+
+# --- what recording did to the trace; captures of several segments ------------------------------------------
+
+
+def table(out: Path, name: str) -> list[dict[str, Any]]:
+    paths = sorted(out.glob(f"host=*/date=*/{name}/*"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+def test_traces_of_the_recorder_itself_are_counted(segment: Path, tmp_path: Path, dataset: Path) -> None:
+    reads = table(dataset, "sys_enter_read")
+    thread = reads[0]["pid"]
+    requests = table(dataset, "block_rq_issue")
+    disk = requests[0]["dev_major"], requests[0]["dev_minor"]
+    (before,) = table(dataset, "recorder")
+    assert (before["own_events"], before["segment"]) == (0, 0)
+
+    def change(facts: dict[str, Any]) -> None:
+        facts["recorder"] |= {"threads": [thread, 999_999], "out_device": [disk[0], 63]}
+        facts["recorder"]["out_disk"] = list(disk)
+
+    alter_facts(segment, change)
+    convert([segment], tmp_path / "out")
+    (row,) = table(tmp_path / "out", "recorder")
+    devices = json.loads((segment / FACTS).read_text())["instances"]["devices"]["events"]
+    names = {name for name, t in TABLES.items() if t.tracepoint and t.tracepoint not in devices}
+    own = sum(r["pid"] == thread for name in names for r in table(dataset, name))
+    assert row["own_events"] == own > 0
+    writes = [r for r in requests if "W" in r["rwbs"] and (r["dev_major"], r["dev_minor"]) == disk]
+    assert row["writeback_events"] == len(writes)
+    assert (row["out_dev_major"], row["out_dev_minor"]) == (disk[0], 63)
+    known = json.loads((segment / FACTS).read_text())["recorder"]
+    assert row["raw_bytes"] == known["raw_bytes"] and row["cpu_ns"] == known["cpu_ns"]
+
+
+def test_info_of_several_segments(recorded: Path, tmp_path: Path, hindsight: Run) -> None:
+    parts = reshape.split(recorded, tmp_path / "raw", 4)
+    loss = {"from_ns": 5, "to_ns": 1_500_000_005}
+    shed = loss | {"instance": None, "cpu": None, "event": "block/block_rq_issue"}
+    shed |= {"count_lower": 0, "count_upper": None, "cause": "budget shed: rate"}
+    full = loss | {"instance": "tasks", "cpu": 1, "event": None}
+    full |= {"count_lower": 7, "count_upper": 7, "cause": "ring full"}
+    alter_facts(parts[3], lambda facts: facts["losses"].extend([shed, full]))
+    shutil.rmtree(parts[0])
+    shutil.rmtree(parts[2])
+    convert([tmp_path / "raw"], tmp_path / "out")
+    for path in (tmp_path / "out", tmp_path / "raw"):
+        facts = describe(path)
+        (capture,) = facts["captures"]
+        assert capture["segments"] == [parts[1].name, parts[3].name] and capture["first_segment"] == 1
+        (gap,) = capture["gaps"]
+        assert (gap["after"], gap["before"], gap["missing"]) == (parts[1].name, parts[3].name, 1)
+        causes = capture["losses"]["causes"]
+        assert causes["budget shed: rate"] == {
+            "events": 0, "intervals": 1, "unknown": 1, "ns": 1_500_000_000, "of": ["block/block_rq_issue"],
+        }  # fmt: skip
+        assert causes["ring full"]["events"] == facts["losses"]["events"] == 7
+        text = hindsight("capture", "info", path).stdout
+        assert "2 segments" in text and "GAP: it begins with segment 1" in text
+        assert "GAP: 1 segment missing" in text
+        assert "LOST: at least 7 events in 2 intervals, 1 of them of unknown size" in text
+        assert "budget shed: rate: unknown count of block/block_rq_issue, 1 intervals, 1.500 s" in text
+    assert json.loads(hindsight("capture", "info", tmp_path / "out", "--json").stdout)["captures"]
+
+
+def test_info_of_a_segment_that_is_half_converted(recorded: Path, tmp_path: Path) -> None:
+    reshape.split(recorded, tmp_path / "raw", 2)
+    convert([tmp_path / "raw"], tmp_path / "out")
+    (captures,) = (tmp_path / "out").rglob("captures/*-0001.parquet")
+    captures.unlink()
+    with pytest.raises(ConfigurationError, match="interrupted"):
+        describe(tmp_path / "out")
+
+
+def test_segments_are_converted_like_the_whole(recorded: Path, tmp_path: Path, dataset: Path) -> None:
+    """Cut between pages, no row is lost or changed, and nothing is reported as lost."""
+    reshape.split(recorded, tmp_path / "raw", 3)
+    results = convert([tmp_path / "raw"], tmp_path / "out")
+    assert [r.lost for r in results] == [0, 0, 0]
+    for name, about in TABLES.items():
+        if about.tracepoint:
+            rows = [tuple(row.values()) for row in table(tmp_path / "out", name)]
+            assert sorted(rows) == sorted(tuple(row.values()) for row in table(dataset, name)), name
