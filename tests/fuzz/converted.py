@@ -40,7 +40,7 @@ class Converted:
     """Segments that verify, and hold damaged pages."""
 
     name = "conversions"
-    cases = 600
+    cases = 400
     batch = 5
     seconds = 120.0
 

@@ -92,7 +92,7 @@ def page_header(rng: random.Random, page: bytearray, layout: PageLayout) -> None
 class RawPages:
     """Damaged pages. Each case is a page; one case in eight is left as it was recorded."""
 
-    cases = 500_000
+    cases = 400_000
     batch = 256
     seconds = 30.0
 

@@ -57,7 +57,7 @@ class Units:
     """The parsers of :mod:`hindsight.capture.units`."""
 
     name = "units"
-    cases = 100_000
+    cases = 50_000
     batch = 2000
     seconds = 30.0
 

@@ -31,7 +31,7 @@ class Unsealed:
     """A ``.recording-`` directory."""
 
     name = "unsealed segments"
-    cases = 5_000
+    cases = 3_000
     batch = 50
     seconds = 120.0
 
