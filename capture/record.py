@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 from collections.abc import Callable
@@ -33,7 +34,8 @@ class Recording:
 
 
 def _say(message: str) -> None:
-    print(f"hindsight: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody listens any more: the recording goes on
+        print(f"hindsight: {message}", file=sys.stderr, flush=True)
 
 
 def _keep_quiet(_: Path) -> None:

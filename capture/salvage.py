@@ -85,9 +85,9 @@ def remove_instance(instance: Path) -> str | None:
         try:
             instance.rmdir()
             return None
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV):  # somebody else removes it
+                return None
             why = error.strerror or str(error)
             if error.errno != errno.EBUSY:
                 break

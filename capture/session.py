@@ -100,7 +100,7 @@ class Session:
                     begun = True
                     self._loop()
                 self._end()
-            except (OSError, HindsightError) as error:
+            except Exception as error:
                 self._tracers.close()
                 self._ending.without_recording(error, lambda: self._wait(1.0))
                 raise
@@ -172,6 +172,12 @@ class Session:
         self._collect()
         if self._segments.current is not None:
             self._close_segment("end")
+        left = self._segments.current
+        if left is not None:
+            raise HindsightError(
+                f"{left.final.name} cannot be sealed: there is no space left",
+                f"Make space, then: hindsight capture clean -o {self.options.out}",
+            )
         self._segments.retry()
         while self._segments.busy:
             self._wait(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,12 +137,24 @@ def _configure_budgets(record: argparse.ArgumentParser) -> None:
     )
 
 
+def _show(path: Path) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it any more: the recording goes on
+        print(path, flush=True)
+
+
 def _record(args: argparse.Namespace) -> int:
+    import signal
+
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # too early to have anything to seal
     from hindsight.capture.options import FLIGHT, STREAM, Budgets
     from hindsight.capture.record import RecordOptions, record
 
     if args.user and not args.command:
         raise UsageError("--user without a command", "Name the command after --.")
+    if args.flight and args.rotate_every:
+        raise UsageError(
+            "--rotate-every in flight mode", "There, segments are sealed when they are asked for."
+        )
     options = RecordOptions(
         out=args.out,
         command=tuple(args.command),
@@ -161,7 +174,7 @@ def _record(args: argparse.Namespace) -> int:
         metrics=args.metrics,
         source=args.source,
     )
-    recording = record(options, sealed=lambda path: print(path, flush=True))
+    recording = record(options, sealed=_show)
     if recording.status is not None:
         ended = f"signal {-recording.status}" if recording.status < 0 else f"status {recording.status}"
         print(f"hindsight: the command ended with {ended}", file=sys.stderr)

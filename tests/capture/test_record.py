@@ -298,6 +298,19 @@ def test_command_that_cannot_start(live: Path, tmp_path: Path, hindsight: Run) -
     assert list((tmp_path / "raw").iterdir()) == []
 
 
+def test_nobody_reads_what_it_prints(live: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hindsight", "capture", "record", "-o", str(tmp_path / "raw")]
+    read, write = os.pipe()
+    recorder = subprocess.Popen(
+        [*command, "--rotate-every", "0.2", "--", "sleep", "0.8"], stdout=write, stderr=write
+    )
+    os.close(write)
+    os.close(read)
+    assert recorder.wait(30) == 0
+    for segment in segments(tmp_path / "raw"):
+        open_segment(segment)
+
+
 def test_unknown_user(live: Path, tmp_path: Path, hindsight: Run) -> None:
     done = hindsight("capture", "record", "-o", tmp_path / "raw", "--user", "no-such-user", "--", "true")
     assert done.returncode == 3
@@ -388,7 +401,10 @@ def test_tracepoints_that_the_kernel_lacks(
     "arguments",
     [["record"], ["record", "-o", "x", "--device", "8"], ["record", "-o", "x", "--buffer-kb", "1"],
      ["record", "-o", "x", "--duration", "0"], ["record", "-o", "x", "--user", "nobody"],
-     ["record", "-o", "x", "--profile", "none", "--", "true"], ["convert", "x"], ["info"]],
+     ["record", "-o", "x", "--profile", "none", "--", "true"],
+     ["record", "-o", "x", "--flight", "--rotate-every", "1m"], ["record", "-o", "x", "--duty", "30s"],
+     ["record", "-o", "x", "--rotate-size", "0"], ["record", "-o", "x", "--max-cpu", "much"],
+     ["record", "-o", "x", "--psi", "memory:some:2s/1s"], ["convert", "x"], ["info"]],
 )  # fmt: skip
 def test_usage(hindsight: Run, arguments: list[str], tmp_path: Path) -> None:
     assert hindsight("capture", *arguments, cwd=tmp_path).returncode == 2
