@@ -20,7 +20,7 @@ from hindsight.capture.segment import open_regular
 from hindsight.capture.workers import Workers
 from hindsight.errors import VerificationError
 
-SLICE_BYTES = 64 << 20
+SLICE_BYTES = 16 << 20
 """Raw trace that is decoded at once."""
 
 
