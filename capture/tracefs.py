@@ -180,8 +180,7 @@ class Instance:
     def follow(self, pids: Iterable[int]) -> None:
         """Record only these threads and, from now on, the threads that they create."""
         self.write("options/event-fork", "1")
-        for pid in pids:
-            self.append("set_event_pid", str(pid))
+        self.append("set_event_pid", " ".join(map(str, pids)))
 
     def followed(self) -> list[int]:
         """The threads that are recorded now, those of :meth:`follow` and their offspring."""
@@ -189,8 +188,8 @@ class Instance:
 
     def ignore(self, pids: Iterable[int]) -> None:
         """Never record these threads."""
-        for pid in pids:
-            self.append("set_event_notrace_pid", str(pid))
+        # At once: for each later write the kernel waits until nobody uses the list before it.
+        self.append("set_event_notrace_pid", " ".join(map(str, pids)))
 
     def on(self) -> None:
         """Start recording."""

@@ -145,6 +145,7 @@ class FtraceTracer:
             for event, text in self.filters.items():
                 self.instance.filter(event, text)
             self.instance.enable(self.events)  # of an instance that is off
+            self._formats = self._read_formats()
         except BaseException:
             self.close()
             raise
@@ -221,6 +222,9 @@ class FtraceTracer:
 
     def formats(self) -> dict[str, str]:
         """See :class:`Tracer`."""
+        return self._formats
+
+    def _read_formats(self) -> dict[str, str]:
         texts = {event: self.instance.read(f"events/{event}/format") for event in sorted(self.events)}
         for name in ("header_page", "header_event"):
             path = self.instance.path / "events" / name

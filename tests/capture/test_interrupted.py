@@ -115,9 +115,9 @@ def kill_at_random(
         one.process.wait()
         cleaned = hindsight("capture", "clean", *(["-o", raw] if raw.exists() else []))
         assert cleaned.returncode == 0, cleaned.stderr
-        assert one.instances == [], "an instance, its events and its ring buffers are left"
+        # (Another recorder that starts on this host at this moment may be at it as well.)
+        until(lambda: one.instances == [] and list(raw.glob(".recording-*")) == [])  # noqa: B023
         one.end()
-        assert not raw.exists() or list(raw.glob(".recording-*")) == []
         account = account_of(raw, out)
         if account is not None and check_prefix(account):
             held += 1
