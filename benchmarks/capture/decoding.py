@@ -27,7 +27,7 @@ from hindsight.capture.segment import find_segments
 HERE = Path(__file__).resolve().parent
 NOT_OF_THREADS = ("block_rq_issue", "block_rq_complete", "mm_filemap_delete_from_page_cache")
 BUFFER_KB = 131072
-COPIES = 3
+COPIES = 6
 """How many times hindsight is given the large recording."""
 
 
