@@ -53,7 +53,6 @@ def measure(args: argparse.Namespace, directory: Path) -> tuple[list[Figure], di
     """The figures, and for parts without one the reason."""
     figures: list[Figure] = []
     reasons: dict[str, str] = {}
-    recorders.private_tracing(directory)
     file = file_to_read(directory)
     segments: list[Path] = []
 
@@ -122,7 +121,9 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hindsight-benchmark-", dir=args.directory) as name:
         try:
-            figures, reasons = measure(args, Path(name))
+            recorders.private_tracing(Path(name))
+            with recorders.top_level_restored():
+                figures, reasons = measure(args, Path(name))
         except recorders.Absent as reason:
             figures, reasons = [], {"everything": str(reason)}
     if args.json:

@@ -106,7 +106,10 @@ def _figures(cpu: dict[str, dict[str, list[float]]], events: dict[str, int]) -> 
     def rate(arm: str, times: int) -> float:
         """Events per CPU-second beyond start-up."""
         of = samples[arm]
-        return (times * events["large"] - events["tiny"]) / (of["large"].median - of["tiny"].median)
+        seconds = of["large"].median - of["tiny"].median
+        if seconds <= 0:
+            raise children.ChildFailed("the workload is too small to be told from start-up: more --calls")
+        return (times * events["large"] - events["tiny"]) / seconds
 
     report = rate("report", 1)
     figures = []

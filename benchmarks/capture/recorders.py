@@ -8,11 +8,13 @@ does not use them. Nothing of that is seen outside.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hindsight.capture import tracefs
@@ -20,6 +22,7 @@ from hindsight.capture.profiles import TASKS, profile
 
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+_SETTINGS = ("set_event_pid", "options/event-fork", "trace_clock", "buffer_size_kb", "tracing_on")
 HINDSIGHT = (sys.executable, "-m", "hindsight")
 
 
@@ -47,6 +50,26 @@ def private_tracing(directory: Path) -> None:
             check(
                 libc.mount(os.fsencode(dummy), os.fsencode(path), None, _MS_BIND, None), f"bind over {path}"
             )
+
+
+@contextlib.contextmanager
+def top_level_restored() -> Iterator[None]:
+    """trace-cmd leaves the top-level instance changed: give it its settings back."""
+    root = tracefs.locate()
+    before = {name: (root / name).read_text() for name in _SETTINGS}
+    clock = re.search(r"\[(\S+)\]", before.pop("trace_clock"))
+    size = re.match(r"\d+", before.pop("buffer_size_kb"))
+    try:
+        yield
+    finally:
+        (root / "set_event").write_text("")
+        (root / "trace").write_text("")
+        if size is not None:
+            (root / "buffer_size_kb").write_text(size[0])
+        if clock is not None:
+            (root / "trace_clock").write_text(clock[1])
+        for name, text in before.items():
+            (root / name).write_text("\n".join(text.split()))
 
 
 def program(name: str) -> str:
