@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from hindsight.capture.columns import Text, distinct_rows
-from hindsight.capture.profiles import TASKS
+from hindsight.capture.profiles import FOLLOWING
 
 _READAHEAD = ("page_cache_sync_ra", "page_cache_async_ra")
 INODE = ("s_dev_major", "s_dev_minor", "i_ino")
@@ -49,7 +49,7 @@ class Census:
     def watch(self, instance: str, table: str) -> list[Watch]:
         """What is to be counted in a table's rows: functions of the columns of some rows."""
         watches: list[Watch] = []
-        if instance == TASKS and len(self._threads):
+        if instance in FOLLOWING and len(self._threads):
             watches.append(self._count_own)
         if table == "block_rq_issue":
             watches.append(self._count_writeback)

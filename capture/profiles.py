@@ -1,8 +1,10 @@
 """What each recording profile records: an allowlist of tracepoints, and the ring buffer that each goes to.
 
-Two private tracefs instances are used. ``tasks`` holds events that belong to the thread that runs and follow
-the traced threads; ``devices`` holds events that fire in any context (interrupts, the idle thread, kernel
-threads), which a filter on threads would lose.
+Each group of events has a private tracefs instance. ``tasks`` holds events that belong to the thread that
+runs and follows the traced threads; ``devices`` holds events that fire in any context (interrupts, the idle
+thread, kernel threads), which a filter on threads would lose. The two events that carry a page frame number,
+which is not kept, are apart from the others, ``folios`` and ``evictions``: to take a field out of sub-buffers
+that hold nothing else costs little.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ from hindsight.capture import schema
 from hindsight.errors import UsageError
 
 TASKS = "tasks"
+FOLIOS = "folios"
 DEVICES = "devices"
-INSTANCES = (TASKS, DEVICES)
+EVICTIONS = "evictions"
+INSTANCES = (TASKS, FOLIOS, DEVICES, EVICTIONS)
+FOLLOWING = (TASKS, FOLIOS)
+"""Groups of events that belong to the thread that runs; those of the others fire in any context."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +36,20 @@ class Profile:
         return tuple(event for instance in INSTANCES for event in self.events[instance])
 
 
-_ANY_CONTEXT = ("block_rq_issue", "block_rq_complete", "mm_filemap_delete_from_page_cache")
+_GROUPS = {
+    "filemap/mm_filemap_add_to_page_cache": FOLIOS,
+    "filemap/mm_filemap_delete_from_page_cache": EVICTIONS,
+    "block/block_rq_issue": DEVICES,
+    "block/block_rq_complete": DEVICES,
+}
+"""The group of an event; those that are not here are of :data:`TASKS`."""
 
 
 def _readahead() -> Profile:
-    tables = [table for table in schema.TABLES.values() if table.tracepoint]
+    events = [table.tracepoint for table in schema.TABLES.values() if table.tracepoint]
     return Profile(
         "readahead",
-        {
-            TASKS: tuple(t.tracepoint for t in tables if t.name not in _ANY_CONTEXT),
-            DEVICES: tuple(t.tracepoint for t in tables if t.name in _ANY_CONTEXT),
-        },
+        {name: tuple(e for e in events if _GROUPS.get(e, TASKS) == name) for name in INSTANCES},
     )
 
 

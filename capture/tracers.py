@@ -10,12 +10,12 @@ from pathlib import Path
 
 from hindsight.capture import host
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
-from hindsight.capture.profiles import INSTANCES, TASKS
+from hindsight.capture.profiles import DEVICES, EVICTIONS, FOLIOS, FOLLOWING, INSTANCES, TASKS
 from hindsight.capture.tracer import FtraceTracer, Stats, Tracer
 from hindsight.errors import NotPermittedError
 
-_DEVICES_SHARE = 4
-"""Events of any context are few: their buffers are so many times smaller."""
+_SHARE = {TASKS: 1, FOLIOS: 4, DEVICES: 8, EVICTIONS: 8}
+"""Other events are fewer than those of threads: their buffers are so many times smaller."""
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""
 _FEW_FILES = 16
@@ -66,8 +66,9 @@ class Tracers:
         self.all: list[Tracer] = []
         self._files: list[list[tuple[int, int]]] = []
         wanted_kb = {
-            name: options.buffer_kb if name == TASKS else max(options.buffer_kb // _DEVICES_SHARE, 64)
+            name: max(options.buffer_kb // _SHARE[name], min(options.buffer_kb, 64))
             for name in INSTANCES
+            if events.get(name)
         }
         self._cpus = os.cpu_count() or 1
         buffer_kb = _fit(options, wanted_kb, self._cpus)
@@ -75,7 +76,8 @@ class Tracers:
         def job(name: str) -> Callable[[], object]:
             return lambda: self._make(name, buffer_kb[name], events[name])
 
-        self._making = Together(map(job, INSTANCES))
+        self._making = Together(map(job, wanted_kb))
+        self._groups = tuple(wanted_kb)
 
     def _make(self, name: str, buffer_kb: int, events: tuple[str, ...]) -> None:
         wanted = self._options.devices
@@ -90,7 +92,7 @@ class Tracers:
     def wait(self) -> None:
         """They are made. Raises what a :class:`Tracer` raises when it is made."""
         self._making.wait()
-        self.all = [self._made[name] for name in INSTANCES]
+        self.all = [self._made[name] for name in self._groups]
         self.ring_bytes = sum(tracer.buffer_kb << 10 for tracer in self.all) * self._cpus
         if not any(tracer.events for tracer in self.all):
             raise NotPermittedError(
@@ -109,15 +111,15 @@ class Tracers:
     def open(self, raw_directory: Callable[[str], Path], pids: list[int] | None, own: list[int]) -> None:
         """Open all, their files in ``raw_directory(name)``.
 
-        Of the group of threads' events only ``pids`` are recorded, and what they create; None = all but the
+        Of the groups of threads' events only ``pids`` are recorded, and what they create; None = all but the
         threads ``own``.
         """
 
         for tracer in self.all:
             tracer.open(raw_directory(tracer.name))
-            if tracer.name == TASKS and pids is not None:
+            if tracer.name in FOLLOWING and pids is not None:
                 tracer.follow(pids)
-            elif tracer.name == TASKS:
+            elif tracer.name in FOLLOWING:
                 tracer.ignore(own)
         self._ignore_files(raw_directory)
 

@@ -32,6 +32,8 @@ from hindsight.capture.formats import parse_event
 from hindsight.capture.journal import Journal
 from hindsight.capture.options import PERF
 from hindsight.capture.perf.inodes import RecordScan
+from hindsight.capture.perf.scrub import scrub_records
+from hindsight.capture.scrub import hidden_fields, scrub
 from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED, is_raw
 from hindsight.errors import ConfigurationError, HindsightError
 
@@ -304,6 +306,7 @@ def _write_sealed(
             file.unlink()
             continue
         instance = opening["instances"][file.parent.name]
+        _scrub(file, instance, formats)
         events = _inode_events(instance["events"], formats) if here else []
         scan: files.InodeScan
         if instance["source"] == PERF:
@@ -329,6 +332,16 @@ def _write_sealed(
     write_json(path / MANIFEST, {"segment_version": SEGMENT_VERSION, "files": listed})
     for made in (path / MANIFEST, path):
         fsync_path(made)
+
+
+def _scrub(file: Path, instance: Mapping[str, Any], formats: Mapping[str, str]) -> None:
+    """Take out what is not to be kept at rest."""
+    known = [event for event in instance["events"] if event in formats]
+    fields = hidden_fields([parse_event(event.split("/")[0], formats[event]) for event in known])
+    if instance["source"] == PERF:
+        scrub_records(file, fields)
+    else:
+        scrub(file, fields, instance["subbuffer_bytes"])
 
 
 def _inode_events(events: Iterable[str], formats: Mapping[str, str]) -> list[tuple[int, int, int]]:

@@ -17,7 +17,7 @@ from hindsight.capture.perf.family import Family
 from hindsight.capture.perf.filters import event_filters
 from hindsight.capture.perf.group import Group
 from hindsight.capture.perf.ring import Ring, data_pages
-from hindsight.capture.profiles import DEVICES
+from hindsight.capture.profiles import FOLLOWING
 from hindsight.errors import HindsightError, NotPermittedError, UsageError
 
 RECORD_BYTES = 8
@@ -101,7 +101,7 @@ class PerfTracer:
     def open(self, directory: Path) -> None:
         """See :class:`hindsight.capture.tracer.Tracer`."""
         self._directory = directory
-        if self.name == DEVICES:
+        if self.name not in FOLLOWING:
             self._open_events()
 
     def follow(self, pids: Iterable[int]) -> None:
@@ -124,7 +124,7 @@ class PerfTracer:
         assert self._directory is not None, "open() comes first"
         pids = self._family.pids if self._family is not None else None
         perf.raise_descriptor_limit((len(self.events) + 2) * len(self._cpus) * len(pids or [0]))
-        ignored = [] if self.name == DEVICES or pids is not None else self._ignored
+        ignored = self._ignored if self.name in FOLLOWING and pids is None else []
         self.filters = event_filters(self.events, self._wanted, ignored)
         try:
             for cpu in self._cpus:
