@@ -2,9 +2,9 @@
 
 Each group of events has a private tracefs instance. ``tasks`` holds events that belong to the thread that
 runs and follows the traced threads; ``devices`` holds events that fire in any context (interrupts, the idle
-thread, kernel threads), which a filter on threads would lose. The two events that carry a page frame number,
-which is not kept, are apart from the others, ``folios`` and ``evictions``: to take a field out of sub-buffers
-that hold nothing else costs little.
+thread, kernel threads), which a filter on threads would lose. ``folios`` follows threads as well: it holds
+the event that carries a page frame number, which is not kept; to take a field out of sub-buffers that hold
+nothing else costs little.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from hindsight.errors import UsageError
 TASKS = "tasks"
 FOLIOS = "folios"
 DEVICES = "devices"
-EVICTIONS = "evictions"
-INSTANCES = (TASKS, FOLIOS, DEVICES, EVICTIONS)
+INSTANCES = (TASKS, FOLIOS, DEVICES)
 FOLLOWING = (TASKS, FOLIOS)
 """Groups of events that belong to the thread that runs; those of the others fire in any context."""
 
@@ -38,7 +37,7 @@ class Profile:
 
 _GROUPS = {
     "filemap/mm_filemap_add_to_page_cache": FOLIOS,
-    "filemap/mm_filemap_delete_from_page_cache": EVICTIONS,
+    "filemap/mm_filemap_delete_from_page_cache": DEVICES,
     "block/block_rq_issue": DEVICES,
     "block/block_rq_complete": DEVICES,
 }

@@ -1,10 +1,11 @@
 """Take page frame numbers out of raw sub-buffers, in place, before they are sealed.
 
 The kernel writes ``pfn`` into the events that add folios to the page cache and remove them. It belongs to no
-table, and nothing of the kind is to be kept at rest. Such events are recorded into ring buffers of their own
-(:mod:`hindsight.capture.profiles`): nearly every sub-buffer there is an array of events of one length, in
-which a field is a few slices. Other sub-buffers are walked event by event, many times slower, so that what
-only looks like such an event is never taken for one.
+table, and nothing of the kind is to be kept at rest. The standard
+library has no fast way to walk events, so that such events are recorded into ring buffers in which there is
+little else (:mod:`hindsight.capture.profiles`): events of one kind that follow each other are an array, in
+which a field is a few slices. Every event is stepped over by its own length: what only looks like such an
+event is never taken for one.
 
 Format of sub-buffers: kernel/trace/ring_buffer.c of Linux 6.18 (see :mod:`hindsight.capture.decode`).
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hindsight.capture.formats import EventFormat
@@ -23,6 +24,9 @@ HIDDEN = frozenset({"pfn"})
 
 Hidden = tuple[int, int, int]
 """A field to take out: id of the event, offset and size within its payload in bytes."""
+
+Hidings = Mapping[int, list[tuple[int, int]]]
+"""The same by id of the event."""
 
 _COMMIT, _DATA = 8, 16  # offsets in a sub-buffer's header (header_page)
 _LENGTH = 0xFFFFF
@@ -83,87 +87,72 @@ def scrub(path: Path, fields: Iterable[Hidden], page_bytes: int) -> int:
     return changed
 
 
-def _scrub_page(
-    window: bytearray, start: int, page_bytes: int, hidden: dict[int, list[tuple[int, int]]]
-) -> int:
-    """Scrub one sub-buffer; returns how many events were changed."""
+def _scrub_page(window: bytearray, start: int, page_bytes: int, hidden: Hidings) -> int:
+    """Scrub one sub-buffer; returns in how many events something was changed."""
     length = int.from_bytes(window[start + _COMMIT : start + _COMMIT + 4], "little") & _LENGTH
-    if not 0 < length <= page_bytes - _DATA:
+    if length > page_bytes - _DATA:
         return 0
     at, end = start + _DATA, start + _DATA + length
-    events = _scrub_array(window, at, end, hidden)
-    return _walk(window, at, end, hidden) if events is None else events
-
-
-def _scrub_array(
-    window: bytearray, at: int, end: int, hidden: dict[int, list[tuple[int, int]]]
-) -> int | None:
-    """Scrub a sub-buffer that is an array of events of one kind; None when it is not."""
-    words = window[at] & 31
-    stride = 4 + 4 * words
-    number = window[at + 4] | window[at + 5] << 8
-    if not 1 <= words <= _LONGEST or (end - at) % stride or number not in hidden:
-        return None
-    count = (end - at) // stride
-    same = (
-        window[at:end:stride].translate(_LENGTH_BITS) == bytes([words]) * count
-        and window[at + 4 : end : stride] == window[at + 4 : at + 5] * count
-        and window[at + 5 : end : stride] == window[at + 5 : at + 6] * count
-    )
-    if not same:
-        return None
-    changed = False
-    zeros = bytes(count)
-    for offset, size in hidden[number]:
-        for byte in range(at + 4 + offset, at + 4 + min(offset + size, 4 * words)):
-            if window[byte:end:stride] != zeros:
-                window[byte:end:stride] = zeros
-                changed = True
-    return count if changed else 0
-
-
-def _walk(window: bytearray, at: int, end: int, hidden: dict[int, list[tuple[int, int]]]) -> int:
-    """Scrub a sub-buffer event by event."""
     changed = 0
-    for kind, payload, after in walk_events(window, at, end):
+    while at + 4 <= end:
+        kind = window[at] & 31
+        if 1 <= kind <= _LONGEST:
+            stride = 4 + 4 * kind
+            if at + stride > end:
+                break
+            places = hidden.get(window[at + 4] | window[at + 5] << 8)
+            if places is None:
+                at += stride
+            else:
+                count = _run(window, at, end, stride)
+                changed += _scrub_run(window, at, count, stride, places)
+                at += count * stride
+            continue
+        if kind >= _EXTEND:
+            at += 8
+            continue
+        # The length stands in the next word: that of a long event counts this word too.
+        size = int.from_bytes(window[at + 4 : at + 8], "little")
+        after = at + 4 + (size + 3 & ~3)
+        padding = kind == _DISCARDED and not (window[at] >> 5 or any(window[at + 1 : at + 4]))
+        if padding or after > end or (kind == 0 and size < 4):
+            break
         if kind == _DISCARDED:
-            places = [(payload + 4, after)]
+            changed += _zero(window, at + 8, after)
         else:
-            number = int.from_bytes(window[payload : payload + 2], "little")
-            places = [(payload + offset, payload + offset + size) for offset, size in hidden.get(number, ())]
-        here = 0
-        for first, last in places:
-            last = min(last, after)
-            if first < last and any(window[first:last]):
-                window[first:last] = bytes(last - first)
-                here = 1
-        changed += here
+            number = int.from_bytes(window[at + 8 : at + 10], "little")
+            for offset, width in hidden.get(number, ()):
+                changed += _zero(window, at + 8 + offset, min(at + 8 + offset + width, after))
+        at = after
     return changed
 
 
-def walk_events(data: bytes | bytearray, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Each event of a sub-buffer: length field of its header, where its payload begins and where it ends.
+def _run(window: bytearray, at: int, end: int, stride: int) -> int:
+    """How many events follow each other that are of the kind and length of the one at ``at``."""
+    whole = at + (end - at) // stride * stride
+    alike = (
+        window[at:whole:stride].translate(_LENGTH_BITS),
+        window[at + 4 : whole : stride],
+        window[at + 5 : whole : stride],
+    )
+    return min(len(column) - len(column.lstrip(column[:1])) for column in alike)
 
-    Discarded events (29) are among them, with the word that holds their length as the beginning; time stamps
-    are not. Ends at the first event that does not fit.
-    """
-    while at + 4 <= end:
-        header = int.from_bytes(data[at : at + 4], "little")
-        kind = header & 31
-        if 1 <= kind <= _LONGEST:
-            payload, after = at + 4, at + 4 + 4 * kind
-        elif kind >= _EXTEND:
-            at += 8
-            continue
-        elif kind == _DISCARDED and header >> 5 == 0:
-            return
-        else:  # the length stands in the next word: that of a long event counts this word too
-            length = int.from_bytes(data[at + 4 : at + 8], "little")
-            if kind == 0 and length < 4:
-                return
-            payload = at + 8 if kind == 0 else at + 4
-            after = at + 4 + (length + 3 & ~3)
-        if after > end or payload > after:
-            return
-        yield kind, payload, after
-        at = after
+
+def _scrub_run(window: bytearray, at: int, count: int, stride: int, places: list[tuple[int, int]]) -> int:
+    """Scrub a run of events; returns how many events it has if any was changed."""
+    end = at + count * stride
+    zeros = bytes(count)
+    changed = 0
+    for offset, size in places:
+        for byte in range(at + 4 + offset, at + min(4 + offset + size, stride)):
+            if window[byte:end:stride] != zeros:
+                window[byte:end:stride] = zeros
+                changed = count
+    return changed
+
+
+def _zero(window: bytearray, first: int, last: int) -> int:
+    if last <= first or not any(window[first:last]):
+        return 0
+    window[first:last] = bytes(last - first)
+    return 1

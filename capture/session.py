@@ -166,6 +166,8 @@ class Session:
         """Seal what there is. Segments that cannot be sealed for now are tried once more."""
         self._recorder.stop()
         self._publisher.stopping()
+        if self._command is not None:
+            self._poller.unregister(self._command.pidfd)  # it stays readable: nothing could be waited for
         for descriptor in self._rings:
             self._poller.unregister(descriptor)
         self._rings.clear()

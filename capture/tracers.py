@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hindsight.capture import host
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
-from hindsight.capture.profiles import DEVICES, EVICTIONS, FOLIOS, FOLLOWING, INSTANCES, TASKS
+from hindsight.capture.profiles import DEVICES, FOLIOS, FOLLOWING, INSTANCES, TASKS
 from hindsight.capture.tracer import FtraceTracer, Stats, Tracer
 from hindsight.errors import NotPermittedError
 
-_SHARE = {TASKS: 1, FOLIOS: 4, DEVICES: 8, EVICTIONS: 8}
+_SHARE = {TASKS: 1, FOLIOS: 4, DEVICES: 4}
 """Other events are fewer than those of threads: their buffers are so many times smaller."""
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""
