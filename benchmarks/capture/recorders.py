@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hindsight.capture import tracefs
-from hindsight.capture.profiles import TASKS, profile
+from hindsight.capture.profiles import FOLLOWING, profile
 
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
@@ -83,7 +83,8 @@ def program(name: str) -> str:
 def task_events() -> list[str]:
     """The tracepoints that follow threads, those of the readahead profile that this kernel has."""
     root = tracefs.locate()
-    return [e for e in profile("readahead").events[TASKS] if (root / "events" / e / "enable").exists()]
+    events = profile("readahead").events
+    return [e for group in FOLLOWING for e in events[group] if (root / "events" / e / "enable").exists()]
 
 
 def hindsight(out: Path, command: list[str], buffer_kb: int) -> list[str]:

@@ -19,6 +19,7 @@ import decoding
 import recorders
 from figures import Figure, sample
 
+from hindsight.capture.profiles import FOLLOWING
 from hindsight.capture.segment import find_segments, open_segment
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -89,11 +90,12 @@ def _ours(out: Path) -> int:
         facts = open_segment(path, verify=False).facts
         if facts["losses"]:
             raise children.ChildFailed("hindsight lost events: there is nothing to compare")
-        tasks = facts["instances"]["tasks"]
-        count += sum(
-            after["read events"] - tasks["stats_before"].get(cpu, {}).get("read events", 0)
-            for cpu, after in tasks["stats_after"].items()
-        )
+        for name in FOLLOWING:
+            group = facts["instances"][name]
+            count += sum(
+                after["read events"] - group["stats_before"].get(cpu, {}).get("read events", 0)
+                for cpu, after in group["stats_after"].items()
+            )
     return count
 
 
