@@ -7,13 +7,12 @@ import os
 import pwd
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hindsight.errors import ConfigurationError, HindsightError, NotPermittedError
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """The user that the command runs as."""
 
     name: str

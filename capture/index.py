@@ -7,7 +7,6 @@ error, not a signal.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from hindsight.capture.checksum import Checksum
 from hindsight.capture.decode import TRUNCATED, PageCounts, PageDecoder, Problem
 from hindsight.capture.segment import open_raw
 from hindsight.errors import VerificationError
@@ -91,14 +91,14 @@ def index_pages(
 ) -> RawIndex:
     """Index the file of pages ``name`` of the segment ``root`` whose manifest says ``expected``.
 
-    Raises VerificationError when size or (``verify``) sha256 differ, or the file cannot be read.
+    Raises VerificationError when size or (``verify``) checksum differ, or the file cannot be read.
     """
     path = root / name
     page_bytes = decoder.page_words * 4
     block_pages = max(BLOCK_BYTES // page_bytes, 1)
     piece_bytes = max(_PIECE_BYTES // (block_pages * page_bytes), 1) * block_pages * page_bytes
     buffer = np.empty(piece_bytes, np.uint8)
-    digest = hashlib.sha256()
+    digest = Checksum()
     offsets, lows, highs, counts = [0], [], [], []
     problems: list[Problem] = []
     pending: tuple[PageCounts, int | None] | None = None
@@ -129,8 +129,8 @@ def index_pages(
         os.close(descriptor)
     if pending is not None:
         extend(problems, pending[0].problems(pending[1], None))
-    if verify and digest.hexdigest() != expected["sha256"]:
-        raise VerificationError(f"{path} does not have the sha256 of its manifest: it was altered")
+    if verify and digest.hexdigest() != expected["crc32"]:
+        raise VerificationError(f"{path} does not have the checksum of its manifest: it was altered")
     if size % page_bytes:
         end = before or 0
         problems.append(Problem(end, end, None, "decode error", TRUNCATED))

@@ -6,9 +6,8 @@ A process id alone is not enough: it is used again, and counts differently in ea
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _START_TIME = 19
 """Position of ``starttime`` in /proc/<pid>/stat after the name of the program (proc_pid_stat(5))."""
@@ -32,8 +31,7 @@ def _namespace() -> int:
         return 0
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """A recorder: pid namespace, process id there, and when it started (clock ticks since boot)."""
 
     namespace: int
@@ -45,7 +43,7 @@ class Owner:
 
     def as_dict(self) -> dict[str, int]:
         """For JSON; :func:`from_dict` reads it."""
-        return asdict(self)
+        return self._asdict()
 
     @property
     def alive(self) -> bool | None:
@@ -74,4 +72,4 @@ def from_dict(values: Any) -> Owner | None:
         owner = Owner(values["namespace"], values["pid"], values["start_ticks"])
     except (KeyError, TypeError):
         return None
-    return owner if all(isinstance(value, int) for value in asdict(owner).values()) else None
+    return owner if all(isinstance(value, int) for value in owner) else None

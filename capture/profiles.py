@@ -9,7 +9,7 @@ nothing else costs little.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hindsight.capture import schema
 from hindsight.errors import UsageError
@@ -22,8 +22,7 @@ FOLLOWING = (TASKS, FOLIOS)
 """Groups of events that belong to the thread that runs; those of the others fire in any context."""
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """A recording profile: for each instance its tracepoints, as ``system/event``."""
 
     name: str

@@ -14,9 +14,8 @@ capture's id. A table without rows has no file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,8 +27,7 @@ METADATA_VERSION_KEY = "hindsight.schema_version"
 METADATA_TABLE_KEY = "hindsight.table"
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column: ``dtype`` is one of u8 u16 u32 u64 i8 i16 i32 i64 bool str."""
 
     name: str
@@ -39,8 +37,7 @@ class Column:
     nullable: bool = False
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """One table. ``tracepoint`` is ``system/event`` for tables of events, else empty."""
 
     name: str

@@ -3,7 +3,7 @@
 A segment is a directory, immutable once it has its final name::
 
     <capture>-0000/
-        manifest.json                     format of the segment, size and sha256 of every other file
+        manifest.json                     format of the segment, size and checksum of every other file
         facts.json                        rows of the tables that are no events; counters; what was configured
         raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them, or cpu<N>.perf: perf records
         formats.json                      the kernel's own description of each tracepoint and of the pages
@@ -17,7 +17,6 @@ A segment may come from anywhere: whatever its files hold, reading it takes boun
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hindsight.capture.checksum import Checksum, is_checksum
 from hindsight.capture.facts import check_facts as _check_facts
 from hindsight.errors import ConfigurationError, VerificationError
 
@@ -43,7 +43,6 @@ MAX_FILES = 1 << 17
 RAW_SUFFIX = {"ftrace": ".pages", "perf": ".perf"}
 """How the name of a raw file ends, by the source of its events."""
 _RAW = re.compile(r"raw/[a-z][a-z0-9_]{0,31}/cpu(?:0|[1-9][0-9]{0,4})\.(?:pages|perf)")
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def is_formats(formats: Any) -> bool:
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """The files that the manifest of a segment lists: by name, their ``bytes`` and ``sha256``.
+    """The files that the manifest of a segment lists: by name, their ``bytes`` and ``crc32``.
 
     Raises ConfigurationError when there is no manifest, VerificationError when it is damaged, of another
     version, or names anything but the files of a segment.
@@ -157,8 +156,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         if not (
             type(entry) is dict
             and type(entry.get("bytes")) is int
-            and type(entry.get("sha256")) is str
-            and _SHA256.fullmatch(entry["sha256"]) is not None
+            and is_checksum(entry.get("crc32"), entry["bytes"])
         ):
             raise VerificationError(f"{path / MANIFEST} is damaged at {name!r}")
     return files
@@ -188,9 +186,12 @@ def _verify(path: Path, name: str, expected: dict[str, Any]) -> None:
     descriptor, _ = open_raw(path, name, expected)
     try:
         with os.fdopen(descriptor, "rb", buffering=0) as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != expected["sha256"]:
+            found = Checksum()
+            while piece := opened.read(1 << 20):
+                found.update(piece)
+            if found.hexdigest() != expected["crc32"]:
                 raise VerificationError(
-                    f"{path / name} does not have the sha256 of its manifest: it was altered"
+                    f"{path / name} does not have the checksum of its manifest: it was altered"
                 )
     except OSError as error:
         raise VerificationError(f"{path / name} cannot be read: {error.strerror}") from error

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from hindsight.capture import host
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
 from hindsight.capture.profiles import DEVICES, FOLIOS, FOLLOWING, INSTANCES, TASKS
 from hindsight.capture.tracer import FtraceTracer, Stats, Tracer
@@ -170,6 +169,8 @@ class Tracers:
 
     def followed(self) -> list[int] | None:
         """The processes that are recorded, None = all."""
+        from hindsight.capture import host
+
         threads = self._made[TASKS].followed()
         return host.thread_groups(threads) if threads is not None else None
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hindsight.capture import devices, files, host
+from hindsight.capture.checksum import Checksum
 from hindsight.capture.facts import KEPT, build_facts
 from hindsight.capture.formats import parse_event
 from hindsight.capture.journal import Journal
@@ -355,8 +355,8 @@ def _inode_events(events: Iterable[str], formats: Mapping[str, str]) -> list[tup
 
 
 def _digest(path: Path, scan: files.InodeScan | None) -> dict[str, Any]:
-    """Size and sha256 of a file, which is made durable; ``scan`` looks through it on the way."""
-    digest = hashlib.sha256()
+    """Size and checksum of a file, which is made durable; ``scan`` looks through it on the way."""
+    digest = Checksum()
     size = 0
     with open(path, "rb", buffering=0) as file:
         while window := file.read(scan.window_bytes if scan else 1 << 20):
@@ -366,4 +366,4 @@ def _digest(path: Path, scan: files.InodeScan | None) -> dict[str, Any]:
                 scan.feed(window)
         os.fchmod(file.fileno(), 0o600)
         os.fsync(file.fileno())
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": size, "crc32": digest.hexdigest()}

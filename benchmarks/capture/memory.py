@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import recorders
 from figures import Figure
 
+from hindsight.capture.checksum import Checksum, checksum
 from hindsight.capture.formats import parse_header_page
 from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, Segment, find_segments, open_segment
 
@@ -34,13 +34,13 @@ def repeat_segment(segment: Segment, target: Path, least_bytes: int) -> int:
             .reshape(-1, layout.page_bytes // 8)
         )
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
+        digest = Checksum()
         with open(target / name, "wb") as file:
             for _ in range(times):
                 file.write(pages.data)
                 digest.update(pages.data)
                 pages[:, 0] += np.uint64(span)
-        files[name] = {"bytes": raw[name] * times, "sha256": digest.hexdigest()}
+        files[name] = {"bytes": raw[name] * times, "crc32": digest.hexdigest()}
     facts = json.loads(json.dumps(segment.facts))
     facts["tables"]["captures"][0]["end_ns"] += span * times
     for instance in facts["instances"].values():
@@ -50,7 +50,7 @@ def repeat_segment(segment: Segment, target: Path, least_bytes: int) -> int:
     for name, content in ((FACTS, facts), (FORMATS, segment.formats)):
         data = json.dumps(content).encode()
         (target / name).write_bytes(data)
-        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        files[name] = {"bytes": len(data), "crc32": checksum(data)}
     (target / MANIFEST).write_text(json.dumps({"segment_version": 2, "files": files}))
     return sum(raw.values()) * times
 

@@ -96,8 +96,8 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
 
 
 def _ring_kb() -> int:
-    """Ring buffers of all instances per CPU, by default (the second instance has a quarter)."""
-    return RecordOptions(Path()).buffer_kb * 5 // 4
+    """Ring buffers of all instances per CPU, by default (the second and the third have a quarter each)."""
+    return RecordOptions(Path()).buffer_kb * 3 // 2
 
 
 def lines(found: Diagnosis) -> Iterator[str]:

@@ -13,7 +13,6 @@ time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from hindsight.capture.checksum import Checksum
 from hindsight.capture.decode import (
     EARLIEST,
     IDS,
@@ -262,11 +262,11 @@ def index_records(
     """Index the file of records ``name`` of the segment ``root`` whose manifest says ``expected``.
 
     The same as :func:`hindsight.capture.index.index_pages` for pages. Raises VerificationError when size or
-    sha256 differ, or the file cannot be read.
+    checksum differ, or the file cannot be read.
     """
     path = root / name
     buffer = np.empty(_PIECE_BYTES, np.uint8)
-    digest = hashlib.sha256()
+    digest = Checksum()
     offsets, parts = [0], []
     problems: list[Problem] = []
     unusable, last, at, kept, damaged = 0, 0, 0, 0, False
@@ -295,8 +295,8 @@ def index_records(
             buffer[:kept] = buffer[used : used + kept].copy()
     finally:
         os.close(descriptor)
-    if verify and digest.hexdigest() != expected["sha256"]:
-        raise VerificationError(f"{path} does not have the sha256 of its manifest: it was altered")
+    if verify and digest.hexdigest() != expected["crc32"]:
+        raise VerificationError(f"{path} does not have the checksum of its manifest: it was altered")
     if damaged or kept:
         problems.append(Problem(last, last, None, "decode error", _DAMAGED if damaged else _CUT))
     low, high = (_joined([getattr(part, field) for part in parts]) for field in ("low", "high"))

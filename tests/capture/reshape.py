@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hindsight.capture.checksum import checksum
 from hindsight.capture.decode import PageDecoder
 from hindsight.capture.formats import parse_event, parse_header_page
 from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, Segment, open_segment
@@ -21,7 +21,7 @@ def reseal(segment: Path) -> None:
     """Make the manifest agree with what the files now hold; files that are gone are no longer listed."""
     manifest = json.loads((segment / MANIFEST).read_text())
     manifest["files"] = {
-        str(path.relative_to(segment)): {"bytes": path.stat().st_size, "sha256": digest(path)}
+        str(path.relative_to(segment)): {"bytes": path.stat().st_size, "crc32": digest(path)}
         for path in sorted(segment.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
@@ -29,8 +29,7 @@ def reseal(segment: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum(path.read_bytes())
 
 
 def alter_facts(segment: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -232,7 +232,7 @@ def test_damaged_segment(segment: Path, tmp_path: Path, damage: str) -> None:
     elif damage == "version":
         (segment / MANIFEST).write_text(json.dumps(manifest | {"segment_version": 99}))
     else:
-        manifest["files"]["../../../etc/passwd"] = {"bytes": 0, "sha256": ""}
+        manifest["files"]["../../../etc/passwd"] = {"bytes": 0, "crc32": ""}
         (segment / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(VerificationError) as raised:
         convert([segment], tmp_path / "out")
@@ -312,7 +312,7 @@ def test_exit_codes(segment: Path, tmp_path: Path, hindsight: Run) -> None:
     pages = largest(segment)
     pages.write_bytes(b"x" + pages.read_bytes()[1:])
     done = hindsight("capture", "convert", segment, "-o", tmp_path / "out")
-    assert done.returncode == 5 and "sha256" in done.stderr
+    assert done.returncode == 5 and "checksum" in done.stderr
 
 
 def damage_dataset(out: Path, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hindsight.capture.checksum import checksum
 from hindsight.capture.convert import convert
 from hindsight.capture.formats import MAX_TEXT, parse_event, parse_header_page
 from hindsight.capture.segment import FORMATS, MANIFEST
@@ -118,7 +118,7 @@ def test_formats_that_are_mixed_up(
     data = json.dumps(formats).encode()
     (segment / FORMATS).write_bytes(data)
     manifest = json.loads((segment / MANIFEST).read_text())
-    manifest["files"][FORMATS] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest["files"][FORMATS] = {"bytes": len(data), "crc32": checksum(data)}
     (segment / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(VerificationError, match=r"is that of|the same id"):
         convert([segment], tmp_path / "out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hindsight.capture.checksum import checksum
 from hindsight.capture.decode import CpuEvents
 from hindsight.capture.events import InstanceTrace
 from hindsight.capture.formats import EventFormat, Field
@@ -146,7 +146,7 @@ def test_random_bytes(data: bytes) -> None:
 def written(tmp_path: Path, data: bytes) -> dict[str, object]:
     (tmp_path / "raw/tasks").mkdir(parents=True, exist_ok=True)
     (tmp_path / "raw/tasks/cpu0.perf").write_bytes(data)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": len(data), "crc32": checksum(data)}
 
 
 def indexed(tmp_path: Path, data: bytes) -> records.RawIndex:
@@ -193,7 +193,7 @@ def test_altered_file(tmp_path: Path) -> None:
     data = sample(9, 1, 8)
     expected = written(tmp_path, data)
     (tmp_path / "raw/tasks/cpu0.perf").write_bytes(sample(9, 2, 8))
-    with pytest.raises(VerificationError, match="sha256"):
+    with pytest.raises(VerificationError, match="checksum"):
         index_records(0, tmp_path, "raw/tasks/cpu0.perf", expected, RecordDecoder(KINDS))
 
 

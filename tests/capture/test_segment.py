@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindsight.capture import devices, journal, owner
+from hindsight.capture.checksum import checksum
 from hindsight.capture.facts import build_facts, check_facts
 from hindsight.capture.files import find_inodes
 from hindsight.capture.formats import parse_event
@@ -295,7 +295,7 @@ def test_damaged_facts_are_refused(recorded: Path, damage: str) -> None:
 
 def list_file(segment: Path, name: str, data: bytes = b"") -> None:
     manifest = json.loads((segment / MANIFEST).read_text())
-    manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest["files"][name] = {"bytes": len(data), "crc32": checksum(data)}
     (segment / MANIFEST).write_text(json.dumps(manifest))
 
 

@@ -115,7 +115,7 @@ def test_each_event_is_in_one_slice_whatever_the_times(
     for cpu, pages in enumerate(files):
         path = directory / f"cpu{cpu}.pages"
         path.write_bytes(b"".join(pages))
-        expected = {"bytes": path.stat().st_size, "sha256": reshape.digest(path)}
+        expected = {"bytes": path.stat().st_size, "crc32": reshape.digest(path)}
         indexes.append(index_pages(cpu, directory, path.name, expected, decoder))
     cpus = [
         decode_cpu(cpu, np.frombuffer(b"".join(pages), "<u4"), LAYOUT, KINDS)
@@ -409,7 +409,7 @@ def test_a_file_that_changes_while_it_is_read(recorded: Path, tmp_path: Path) ->
 
     path = tmp_path / "cpu0.pages"
     path.write_bytes(page(10, [event(5, 1, b"")]))
-    expected = {"bytes": 4096, "sha256": reshape.digest(path)}
+    expected = {"bytes": 4096, "crc32": reshape.digest(path)}
     indexed: RawIndex = index_pages(0, tmp_path, path.name, expected, decoder)
     (part,) = cut([indexed])
     path.write_bytes(page(10, [event(5, 1, b"")] * 50))
@@ -423,7 +423,7 @@ def test_a_file_that_changes_while_it_is_read(recorded: Path, tmp_path: Path) ->
 def test_damage_everywhere_is_one_problem(tmp_path: Path) -> None:
     path = tmp_path / "cpu0.pages"
     path.write_bytes(b"".join(struct.pack("<QQ", 10 + n, 4084) + bytes(4080) for n in range(5000)))
-    expected = {"bytes": path.stat().st_size, "sha256": reshape.digest(path)}
+    expected = {"bytes": path.stat().st_size, "crc32": reshape.digest(path)}
     found = index_pages(0, tmp_path, path.name, expected, PageDecoder(LAYOUT, KINDS))
     (problem,) = found.problems
     assert (problem.from_ns, problem.to_ns, problem.count) == (10, 5009, None)

@@ -10,7 +10,6 @@ losses = what the kernel counted, for every processor, unless the damage made ev
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from reference import Unfit, reference
 from target import Failed, fixture, source
 
 from hindsight.capture import index
+from hindsight.capture.checksum import checksum
 from hindsight.capture.convert import convert
 from hindsight.capture.schema import TABLES, arrow_schema
 from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, open_segment
@@ -103,7 +103,7 @@ class Converted:
         for name, data in files.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(data)
-            listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            listed[name] = {"bytes": len(data), "crc32": checksum(data)}
         (path / MANIFEST).write_text(json.dumps({"segment_version": SEGMENT_VERSION, "files": listed}))
 
     def _convert(self, rng: random.Random, pages: list[bytes], counted: list[int], sound: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import json
 import os
 import random
@@ -23,13 +22,14 @@ import mutation
 from target import Failed, fixture, source
 
 from hindsight.capture import journal
+from hindsight.capture.checksum import checksum
 from hindsight.capture.facts import check_facts
 from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, open_segment, read_manifest
 from hindsight.errors import HindsightError
 
 WORDS = (
     "{", "}", "[", "]", ",", ":", '"', "null", "true", "NaN", "Infinity", "-", "1e999", "\\u0000", "\\ud800",
-    " ", '"bytes"', '"sha256"', '"files"', '"raw/tasks/cpu0.pages"', '"../x"', '"facts.json"', "[" * 100,
+    " ", '"bytes"', '"crc32"', '"files"', '"raw/tasks/cpu0.pages"', '"../x"', '"facts.json"', "[" * 100,
     '{"a":' * 100, "",
 )  # fmt: skip
 ROOM = 4 << 20
@@ -115,7 +115,7 @@ class Manifest(_Segment):
             return
         for name, entry in segment.files.items():
             content = (self.path / name).read_bytes()
-            assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+            assert (entry["bytes"], entry["crc32"]) == (len(content), checksum(content))
         self.seen["verified"] += 1
 
 
