@@ -1,8 +1,8 @@
 """The checksum of a segment's files: CRC-32 of each MiB.
 
 It finds damage, which is what it is for: whoever could alter a file on purpose could as well alter the
-manifest that holds its hash. It takes less than half the processor time of SHA-256, once when a segment is sealed, on
-the recorded host, and once when it is converted.
+manifest that holds its hash. It takes less than half the processor time of SHA-256, once when a segment is
+sealed, on the recorded host, and once when it is converted.
 """
 
 from __future__ import annotations

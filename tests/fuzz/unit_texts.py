@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import astuple
 from fractions import Fraction
 from typing import Any
 
@@ -100,7 +99,7 @@ class Units:
             self.seen["accepted"] += 1
             times = text.rpartition(":")[2].split("/")
             stated = [exact(time, TIMES) for time in times]
-            scale, told = 1, astuple(found)
+            scale, told = 1, tuple(found)
             if compound is units.pressure:
                 scale, told = 10**6, told[2:]
             for one, value in zip(stated, told, strict=True):
