@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hindsight.capture.checksum import checksum
@@ -210,6 +210,8 @@ def test_cut_by_power_loss(
     durable = drawn.draw(st.sampled_from(ends))
     length = drawn.draw(st.integers(durable, len(data)))
     zeros = drawn.draw(st.sampled_from([0, 0, 1, 8, 64, 5000]))
+    # Zeros that end just where the cut record would have ended cannot be told from its own.
+    assume(length in ends or length + zeros not in ends)
     file = tmp_path_factory.mktemp("cut") / "file"
     file.write_bytes(data[:length] + bytes(zeros))
     good, last = trusted_records(file, durable)
