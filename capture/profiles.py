@@ -31,7 +31,7 @@ class Profile(NamedTuple):
     @property
     def tracepoints(self) -> tuple[str, ...]:
         """All tracepoints of the profile."""
-        return tuple(event for instance in INSTANCES for event in self.events[instance])
+        return tuple(event for instance in INSTANCES for event in self.events.get(instance, ()))
 
 
 _GROUPS = {

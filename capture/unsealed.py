@@ -268,7 +268,8 @@ def seal(
         remedy = f"It is kept as {path} and sealed by: hindsight capture clean -o {path.parent}"
         if error.errno in FULL:
             remedy = f"Make space. {remedy}"
-        raise HindsightError(f"{final.name} could not be sealed: {error.strerror}", remedy) from error
+        what = f" ({error.filename})" if error.filename else ""
+        raise HindsightError(f"{final.name} could not be sealed: {error.strerror}{what}", remedy) from error
     return final
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hindsight.capture.convert import convert
+from hindsight.capture.profiles import INSTANCES
 from hindsight.capture.segment import open_segment
 
 MIB = 1 << 20
@@ -129,7 +130,7 @@ def check(segments: list[Path], target: Path) -> None:
         for name, instance in facts["instances"].items():
             for cpu, after in instance["stats_after"].items():
                 recorded += after["read events"] - instance["stats_before"][cpu]["read events"]
-            assert name in ("tasks", "devices")
+            assert name in INSTANCES
         intervals += [(row["from_ns"], row["to_ns"]) for row in facts["losses"]]
         lost += sum(row["count_lower"] for row in facts["losses"])
     assert recorded

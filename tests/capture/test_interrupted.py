@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from accounts import Account, counted
 
+from hindsight.capture.profiles import INSTANCES
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CALLS = 200_000
 
@@ -40,8 +42,10 @@ class Recorder:
         def recording() -> bool:
             assert self.process.poll() is None, self.finish()
             instances = self.instances
-            with contextlib.suppress(FileNotFoundError):  # it ends at once
-                return len(instances) == 2 and all((i / "tracing_on").read_text() == "1\n" for i in instances)
+            with contextlib.suppress(OSError):  # it ends at once
+                return len(instances) == len(INSTANCES) and all(
+                    (i / "tracing_on").read_text() == "1\n" for i in instances
+                )
             return False
 
         until(recording)
