@@ -36,7 +36,6 @@ class Drain:
         self._stats: dict[int, int] = {}
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        self._paths: dict[int, Path] = {}
         self._in_pipe: tuple[int, int] = (0, 0)
         self._page: tuple[int, memoryview] = (0, memoryview(b""))
         self._moves: deque[tuple[int, int, int]] = deque(maxlen=_MOVES)
@@ -73,7 +72,6 @@ class Drain:
         self.close_files()
         self._files = files
         self._sizes = dict.fromkeys(files, 0)
-        self._paths = {cpu: directory / f"cpu{cpu}.pages" for cpu in files}
 
     def drain(self) -> int:
         """Move every full sub-buffer, at most a ring buffer's size of each CPU; returns bytes moved."""
@@ -156,13 +154,10 @@ class Drain:
         return [os.pread(self._files[cpu], size, offset) for cpu, offset in pages]
 
     def close_files(self) -> None:
-        """Close the files; those that hold nothing are removed."""
-        for cpu, descriptor in self._files.items():
+        """Close the files; sealing, which may run already, removes those that hold nothing."""
+        for descriptor in self._files.values():
             os.close(descriptor)
-            if not self._sizes[cpu]:
-                with contextlib.suppress(OSError):
-                    self._paths[cpu].unlink()
-        self._files, self._sizes, self._paths = {}, {}, {}
+        self._files, self._sizes = {}, {}
         self._moves.clear()
 
     def close(self) -> None:

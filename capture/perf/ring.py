@@ -37,7 +37,6 @@ class Ring:
         self.tail = self._tail.value
         self.file = -1
         self.written = 0
-        self._path: Path | None = None
         self._order = threading.Lock()
         self._order.acquire()
 
@@ -113,19 +112,16 @@ class Ring:
         """Create a file and return its descriptor; :meth:`use` begins to write to it. Raises OSError."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
-    def use(self, descriptor: int, path: Path) -> None:
+    def use(self, descriptor: int) -> None:
         """Write to this file from now on; the one before is closed."""
         self.close_file()
-        self.file, self._path, self.written = descriptor, path, 0
+        self.file, self.written = descriptor, 0
 
     def close_file(self) -> None:
-        """Close the file; one that holds nothing is removed."""
-        if self.file < 0:
-            return
-        os.close(self.file)
-        self.file = -1
-        if not self.written and self._path is not None:
-            self._path.unlink(missing_ok=True)
+        """Close the file; sealing, which may run already, removes one that holds nothing."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
     def close(self) -> None:
         """Close the file and unmap the ring buffer; what waits in it is given up."""

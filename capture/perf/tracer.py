@@ -152,17 +152,16 @@ class PerfTracer:
             ) from error
 
     def _use_files(self, directory: Path) -> None:
-        files: dict[int, tuple[int, Path]] = {}
+        files: dict[int, int] = {}
         try:
             for cpu, ring in self._rings():
-                path = directory / f"cpu{cpu}.perf"
-                files[cpu] = ring.write_to(path), path
+                files[cpu] = ring.write_to(directory / f"cpu{cpu}.perf")
         except OSError:
-            for descriptor, _ in files.values():
+            for descriptor in files.values():
                 os.close(descriptor)
             raise
         for cpu, ring in self._rings():
-            ring.use(*files[cpu])
+            ring.use(files[cpu])
         self._moves.clear()
 
     def _rings(self) -> Iterator[tuple[int, Ring]]:
