@@ -49,11 +49,12 @@ class Ledger:
     """Losses of one recording. ``overwriting``: instances whose ring buffers overwrite.
 
     Times are CLOCK_MONOTONIC in ns. ``lost`` is the number of events that the kernel counted as lost since
-    the first look.
+    the first look; ``causes`` are those of the intervals in which an unknown number was.
     """
 
     def __init__(self, overwriting: Iterable[str] = ()) -> None:
         self.lost = 0
+        self.causes: set[str] = set()
         self._overwriting = frozenset(overwriting)
         self._seen: dict[tuple[str, int, str], int] = {}
         self._looked = 0
@@ -115,6 +116,7 @@ class Ledger:
             if (cause, event) not in self._ongoing:
                 row = Loss(None, None, event, now_ns, None, 0, None, cause)
                 self._ongoing[cause, event] = row
+                self.causes.add(cause)
                 found.append(row)
         return found
 

@@ -23,7 +23,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 class Recording:
     """A sealed recording: its last segment, all of them, events recorded and lost as the kernel counted.
 
-    ``status``: the command's exit status (negative: a signal), None without one.
+    ``status``: the command's exit status (negative: a signal), None without one. ``unrecorded``: why, in some
+    intervals, an unknown number of events is missing (shed, or all was paused).
     """
 
     path: Path
@@ -31,6 +32,7 @@ class Recording:
     events: int
     lost: int
     status: int | None
+    unrecorded: tuple[str, ...] = ()
 
 
 def _say(message: str) -> None:
@@ -72,4 +74,11 @@ def record(
         raise HindsightError(
             "nothing was recorded: there was no space for a segment", "Make space; or -o DIR."
         )
-    return Recording(session.segments[-1], session.segments, session.events, session.lost, session.status)
+    return Recording(
+        session.segments[-1],
+        session.segments,
+        session.events,
+        session.lost,
+        session.status,
+        session.unrecorded,
+    )

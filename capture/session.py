@@ -55,8 +55,8 @@ def _priority() -> Iterator[None]:
 class Session:
     """The recording of what was launched. ``sealed`` is told the path of each segment once it is sealed.
 
-    After :meth:`run`: ``segments`` (their paths), ``events`` and ``lost`` (as the kernel counted), ``status``
-    (of the command).
+    After :meth:`run`: ``segments`` (their paths), ``events`` and ``lost`` (as the kernel counted),
+    ``unrecorded`` (why events were shed or all was paused), ``status`` (of the command).
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Session:
         self.segments: tuple[Path, ...] = ()
         self.events = 0
         self.lost = 0
+        self.unrecorded: tuple[str, ...] = ()
         self.status: int | None = None
         self._on_sealed = sealed
         self._flight = options.mode == FLIGHT
@@ -186,6 +187,7 @@ class Session:
             self._segments.collect()
         self.segments = tuple(self._segments.sealed)
         self.events, self.lost = self._recorder.events, self._recorder.lost
+        self.unrecorded = tuple(sorted(self._recorder.ledger.causes))
         self.status = self._command.poll() if self._command is not None else None
 
     # The loop

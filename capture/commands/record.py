@@ -179,5 +179,7 @@ def _record(args: argparse.Namespace) -> int:
         ended = f"signal {-recording.status}" if recording.status < 0 else f"status {recording.status}"
         print(f"hindsight: the command ended with {ended}", file=sys.stderr)
     lost = f"; {recording.lost} events were LOST (see `losses`)" if recording.lost else "; none lost"
+    if recording.unrecorded:
+        lost += f" while it recorded; but not all was recorded: {', '.join(recording.unrecorded)} (see `losses`)"
     print(f"hindsight: {recording.events} events{lost}", file=sys.stderr)
     return ExitCode.OK

@@ -106,6 +106,7 @@ def test_duty(live: Path, tmp_path: Path) -> None:
     long = [row for row in pauses if row["to_ns"] - row["from_ns"] > 3e8]
     assert long, "a pause is at the end of one segment and goes on in the next"
     assert recording.lost == 0
+    assert recording.unrecorded == ("paused: duty",)
     assert 0 < account.check_calls(calls, ["paused: duty"]) < calls
     inside = [
         row["pos"]
