@@ -26,7 +26,7 @@ test: $(STAMP) system-packages  ## lint, and run the tests
 test-all: $(STAMP) system-packages  ## the slow tests too
 	@python -m pytest
 
-fuzz: $(STAMP)  ## more than a million damaged inputs for the parsers of capture (about ten minutes)
+fuzz: $(STAMP)  ## more than a million damaged inputs for the parsers of capture (a quarter of an hour)
 	@python tests/fuzz/run.py
 
 $(STAMP): requirements.lock pyproject.toml

@@ -180,6 +180,6 @@ def _record(args: argparse.Namespace) -> int:
         print(f"hindsight: the command ended with {ended}", file=sys.stderr)
     lost = f"; {recording.lost} events were LOST (see `losses`)" if recording.lost else "; none lost"
     if recording.unrecorded:
-        lost += f" while it recorded; but not all was recorded: {', '.join(recording.unrecorded)} (see `losses`)"
+        lost += f" while it recorded; there are gaps (see `losses`): {', '.join(recording.unrecorded)}"
     print(f"hindsight: {recording.events} events{lost}", file=sys.stderr)
     return ExitCode.OK
