@@ -64,6 +64,7 @@ class Tracers:
         self._made: dict[str, Tracer] = {}
         self.all: list[Tracer] = []
         self._files: list[list[tuple[int, int]]] = []
+        self._follows = False
         wanted_kb = {
             name: max(options.buffer_kb // _SHARE[name], min(options.buffer_kb, 64))
             for name in INSTANCES
@@ -114,6 +115,7 @@ class Tracers:
         threads ``own``.
         """
 
+        self._follows = pids is not None
         for tracer in self.all:
             tracer.open(raw_directory(tracer.name))
             if tracer.name in FOLLOWING and pids is not None:
@@ -153,7 +155,9 @@ class Tracers:
             self._files.pop(0)
         files = [file for generation in self._files for file in generation][-_MOST_FILES:]
         for tracer in self.all:
-            tracer.ignore_files(files)
+            # Threads that are followed are not the recorder's; a filter would cost each of their events.
+            if not (self._follows and tracer.name in FOLLOWING):
+                tracer.ignore_files(files)
 
     def switch_events(self, events: Iterable[str], on: bool) -> None:
         """Record these events, or do not."""
