@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from hindsight.capture.options import FTRACE, PERF
-from hindsight.capture.record import RecordOptions, record
-from hindsight.capture.segment import open_segment
+from hindsight.capture.recording.record import RecordOptions, record
+from hindsight.capture.segments.segment import open_segment
 
 CALLS = 400_000
 ROUNDS = 5

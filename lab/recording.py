@@ -130,7 +130,7 @@ def _record(device: LabDevice, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _main(descriptor: int, options: dict[str, Any]) -> None:
-    from hindsight.capture.record import RecordOptions, record
+    from hindsight.capture.recording.record import RecordOptions, record
 
     os.set_inheritable(descriptor, False)  # the program must not hold it open
     os.setpriority(os.PRIO_PROCESS, 0, NICE)

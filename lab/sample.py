@@ -132,7 +132,7 @@ def _run(
     Disturbed: pages were taken from files that it went on to read; or, on a device so fast that it matters
     and while there is patience left, other work kept it waiting.
     """
-    from hindsight.capture.convert import convert
+    from hindsight.capture.conversion.convert import convert
 
     fast = device.profile.read_iops >= FAST_IOPS
     takes: list[tuple[float, int, Run]] = []

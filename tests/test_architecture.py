@@ -128,7 +128,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_recording_needs_the_standard_library_alone() -> None:
     loaded = _modules_after(
-        "import hindsight.capture.cli, hindsight.capture.record, hindsight.capture.session"
+        "import hindsight.capture.cli; from hindsight.capture.recording import record, session"
     )
     foreign = {m for m in loaded if m not in sys.stdlib_module_names and not m.startswith(("_", "hindsight"))}
     # What an editable install and the interpreter's site hooks bring along.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hindsight.capture.columns import EventTable, sources
-from hindsight.capture.events import index_segment
+from hindsight.capture.conversion.columns import EventTable, sources
+from hindsight.capture.conversion.events import index_segment
 from hindsight.capture.schema import numpy_dtype
-from hindsight.capture.segment import check_facts, find_segments, open_segment
+from hindsight.capture.segments.segment import check_facts, find_segments, open_segment
 
 
 def decode(path: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ import recorders
 from figures import Figure, sample
 from together import Both, record_both
 
-from hindsight.capture.segment import find_segments
+from hindsight.capture.segments.segment import find_segments
 
 HERE = Path(__file__).resolve().parent
 NOT_OF_THREADS = ("block_rq_issue", "block_rq_complete", "mm_filemap_delete_from_page_cache")

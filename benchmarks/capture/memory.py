@@ -12,9 +12,9 @@ import numpy as np
 import recorders
 from figures import Figure
 
-from hindsight.capture.checksum import Checksum, checksum
 from hindsight.capture.formats import parse_header_page
-from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, Segment, find_segments, open_segment
+from hindsight.capture.segments.checksum import Checksum, checksum
+from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, Segment, find_segments, open_segment
 
 GIGABYTE = 10**9
 

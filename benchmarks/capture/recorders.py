@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hindsight.capture import tracefs
+from hindsight.capture.ftrace import tracefs
 from hindsight.capture.profiles import FOLLOWING, profile
 
 _CLONE_NEWNS = 0x20000

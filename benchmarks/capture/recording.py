@@ -20,7 +20,7 @@ import recorders
 from figures import Figure, sample
 
 from hindsight.capture.profiles import FOLLOWING
-from hindsight.capture.segment import find_segments, open_segment
+from hindsight.capture.segments.segment import find_segments, open_segment
 
 _PR_SET_CHILD_SUBREAPER = 36
 BUFFER_KB = 16384

@@ -12,8 +12,8 @@ import children
 import recorders
 from figures import Figure, sample
 
-from hindsight.capture.events import index_segment
-from hindsight.capture.segment import find_segments, open_segment
+from hindsight.capture.conversion.events import index_segment
+from hindsight.capture.segments.segment import find_segments, open_segment
 
 TICKER = """
 import os, time

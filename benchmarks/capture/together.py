@@ -16,7 +16,7 @@ import children
 import recorders
 from recorders import Absent
 
-from hindsight.capture import tracefs
+from hindsight.capture.ftrace import tracefs
 
 _PATIENCE_S = 60.0
 

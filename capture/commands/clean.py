@@ -40,7 +40,7 @@ def _clean(args: argparse.Namespace) -> int:
     import json
     import os
 
-    from hindsight.capture.tidy import tidy
+    from hindsight.capture.segments.tidy import tidy
     from hindsight.errors import ConfigurationError
 
     if os.geteuid() != 0:

@@ -61,8 +61,8 @@ def _convert(args: argparse.Namespace) -> int:
     import json
 
     need_convert_extra()
-    from hindsight.capture.convert import Converted, convert
-    from hindsight.capture.progress import Progress
+    from hindsight.capture.conversion.convert import Converted, convert
+    from hindsight.capture.conversion.progress import Progress
 
     gc.freeze()  # what was imported stays: it need not be looked through again and again
 

@@ -24,6 +24,6 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def _info(args: argparse.Namespace) -> int:
     need_convert_extra()
-    from hindsight.capture.info import run
+    from hindsight.capture.conversion.info import run
 
     return run(args.dataset, args.json)

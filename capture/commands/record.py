@@ -147,7 +147,7 @@ def _record(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # too early to have anything to seal
     from hindsight.capture.options import FLIGHT, STREAM, Budgets
-    from hindsight.capture.record import RecordOptions, record
+    from hindsight.capture.recording.record import RecordOptions, record
 
     if args.user and not args.command:
         raise UsageError("--user without a command", "Name the command after --.")

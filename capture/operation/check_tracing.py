@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hindsight.capture import tracefs
+from hindsight.capture.ftrace import tracefs
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.operation.status import CLEAN, abandoned_instances
 from hindsight.capture.profiles import DEVICE_FIELDS, Profile

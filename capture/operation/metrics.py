@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hindsight import __version__
 from hindsight.capture.options import Budgets
-from hindsight.capture.vitals import Vitals
+from hindsight.capture.recording.vitals import Vitals
 
 if TYPE_CHECKING:
     from hindsight.capture.operation.publish import Activity

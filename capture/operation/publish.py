@@ -14,7 +14,7 @@ from hindsight.capture.operation import metrics, state
 from hindsight.capture.operation.notify import Notifier
 from hindsight.capture.options import RecordOptions
 from hindsight.capture.owner import Owner
-from hindsight.capture.vitals import Vitals
+from hindsight.capture.recording.vitals import Vitals
 from hindsight.errors import ConfigurationError
 
 _EVERY_NS = 10**9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hindsight.capture.devices import Device
-from hindsight.capture.files import InodeScan
+from hindsight.capture.segments.files import InodeScan
 
 _WINDOW_BYTES = 1 << 20
 _OVERLAP_BYTES = 512

@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from hindsight.capture.checksum import Checksum
-from hindsight.capture.decode import (
+from hindsight.capture.conversion.decode import (
     EARLIEST,
     IDS,
     LATEST,
@@ -33,9 +32,10 @@ from hindsight.capture.decode import (
     CpuEvents,
     Problem,
 )
+from hindsight.capture.conversion.index import RawIndex, read_exactly
 from hindsight.capture.formats import EventFormat
-from hindsight.capture.index import RawIndex, read_exactly
-from hindsight.capture.segment import open_raw
+from hindsight.capture.segments.checksum import Checksum
+from hindsight.capture.segments.segment import open_raw
 from hindsight.errors import VerificationError
 
 BLOCK_BYTES = 128 << 10
@@ -261,7 +261,7 @@ def index_records(
 ) -> RawIndex:
     """Index the file of records ``name`` of the segment ``root`` whose manifest says ``expected``.
 
-    The same as :func:`hindsight.capture.index.index_pages` for pages. Raises VerificationError when size or
+    As :func:`hindsight.capture.conversion.index.index_pages` for pages. Raises VerificationError when size or
     checksum differ, or the file cannot be read.
     """
     path = root / name

@@ -1,8 +1,8 @@
 """Take fields that are not to be kept (page frame numbers) out of a file of perf records, in place.
 
-The counterpart of :mod:`hindsight.capture.scrub`, for records instead of sub-buffers. Every record is walked:
-a regular expression matches runs of whole records that hold nothing to take out, by their lengths, at a
-fraction of what the same takes in Python; what it does not match is looked at one by one.
+The counterpart of :mod:`hindsight.capture.ftrace.scrub`, for records instead of sub-buffers. Every record is
+walked: a regular expression matches runs of whole records that hold nothing to take out, by their lengths, at
+a fraction of what the same takes in Python; what it does not match is looked at one by one.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ class PerfTracer:
 
     ``wanted`` limits events that carry a device to these. Events of the group ``devices`` fire in any context
     and are those of the whole host; others may be those of threads that are followed. What
-    :class:`hindsight.capture.tracer.Tracer` says holds, but: the events are opened by :meth:`follow`,
-    :meth:`ignore` or :meth:`on`, whichever comes first (the kernel wants to know then whose they are), and
-    filters cannot change after that. Processors that come online later are not recorded.
+    :class:`hindsight.capture.recording.tracer.Tracer` says holds, but: the events are opened by
+    :meth:`follow`, :meth:`ignore` or :meth:`on`, whichever comes first (the kernel wants to know then
+    whose they are), and filters cannot change after that. Processors that come online later are not recorded.
 
     Raises NotPermittedError when tracepoints may not be read or opened, UsageError for ``overwrite``.
     """
@@ -99,13 +99,13 @@ class PerfTracer:
         self._moves: deque[tuple[int, int, int]] = deque(maxlen=_MOVES)
 
     def open(self, directory: Path) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         self._directory = directory
         if self.name not in FOLLOWING:
             self._open_events()
 
     def follow(self, pids: Iterable[int]) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`; once, before it is switched on."""
+        """See :class:`Tracer`; once, before it is switched on."""
         self._family = Family(pids)
         self._open_events()
 
@@ -180,20 +180,20 @@ class PerfTracer:
         """Nothing: filters cannot change once the events are open. Their events are recorded."""
 
     def on(self) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         self._open_events()
         self._on = True
         for group in self._groups.values():
             group.switch(True)
 
     def off(self) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         for group in self._groups.values():
             group.switch(False)
         self._on = False
 
     def drain(self) -> int:
-        """See :class:`hindsight.capture.tracer.Tracer`; without sub-buffers, all that is there is moved."""
+        """See :class:`Tracer`; without sub-buffers, all that is there is moved."""
         return sum(self._copy(cpu, ring, None) for cpu, ring in self._rings())
 
     def finish(self) -> int:
@@ -212,7 +212,7 @@ class PerfTracer:
                 self._moves.append((cpu, offset, ring.written - offset))
 
     def rotate(self, directory: Path) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         self._directory = directory
         self._use_files(directory)
 
@@ -241,7 +241,7 @@ class PerfTracer:
         return taken + lost_now, lost_now
 
     def stats(self) -> dict[int, dict[str, int]]:
-        """See :class:`hindsight.capture.tracer.Tracer`.
+        """See :class:`Tracer`.
 
         ``read events`` is exact after :meth:`finish`, until more is drained, and while it is off. In between
         it includes what still waits in the ring buffer. Events that the kernel counts and then neither writes
@@ -263,15 +263,15 @@ class PerfTracer:
         return found
 
     def formats(self) -> dict[str, str]:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         return tracepoints.describe(self._tracepoints, self.events)
 
     def shed(self, events: Iterable[str]) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         self._switch(events, False)
 
     def restore(self, events: Iterable[str]) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         self._switch(events, True)
 
     def _switch(self, events: Iterable[str], on: bool) -> None:
@@ -280,7 +280,7 @@ class PerfTracer:
                 group.switch_event(event, on)
 
     def recent(self, count: int) -> list[bytes]:
-        """See :class:`hindsight.capture.tracer.Tracer`; the latest records, put into ftrace's sub-buffers."""
+        """See :class:`Tracer`; the latest records, put into ftrace's sub-buffers."""
         rings = dict(self._rings())
         moves = list(self._moves)
         if len(moves) > count:
@@ -289,7 +289,7 @@ class PerfTracer:
         return [page for page in map(as_subbuffer, blocks) if page]
 
     def facts(self) -> dict[str, Any]:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         return {
             "source": self.source,
             "path": "",
@@ -301,7 +301,7 @@ class PerfTracer:
         }
 
     def close(self) -> None:
-        """See :class:`hindsight.capture.tracer.Tracer`."""
+        """See :class:`Tracer`."""
         groups, self._groups = list(self._groups.values()), {}
         for group in groups:
             group.close()

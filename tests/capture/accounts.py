@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from hindsight.capture.convert import convert
+from hindsight.capture.conversion.convert import convert
 from hindsight.capture.profiles import TASKS, profile
 from hindsight.capture.schema import TABLES
-from hindsight.capture.segment import open_segment
+from hindsight.capture.segments.segment import open_segment
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hindsight.capture import tracefs
+from hindsight.capture.ftrace import tracefs
 from hindsight.errors import NotPermittedError
 
 HERE = Path(__file__).parent

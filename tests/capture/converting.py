@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hindsight.capture.convert import convert
+from hindsight.capture.conversion.convert import convert
 from hindsight.command import main
 
 

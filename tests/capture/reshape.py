@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hindsight.capture.checksum import checksum
-from hindsight.capture.decode import PageDecoder
+from hindsight.capture.conversion.decode import PageDecoder
 from hindsight.capture.formats import parse_event, parse_header_page
-from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, Segment, open_segment
+from hindsight.capture.segments.checksum import checksum
+from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, Segment, open_segment
 
 
 def reseal(segment: Path) -> None:

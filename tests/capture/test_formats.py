@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hindsight.capture.checksum import checksum
-from hindsight.capture.convert import convert
+from hindsight.capture.conversion.convert import convert
 from hindsight.capture.formats import MAX_TEXT, parse_event, parse_header_page
-from hindsight.capture.segment import FORMATS, MANIFEST
+from hindsight.capture.segments.checksum import checksum
+from hindsight.capture.segments.segment import FORMATS, MANIFEST
 from hindsight.errors import VerificationError
 
 EVENT = (

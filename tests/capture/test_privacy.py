@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from hindsight.capture import profiles, scrub
-from hindsight.capture.convert import convert
+from hindsight.capture import profiles
+from hindsight.capture.conversion.convert import convert
 from hindsight.capture.formats import EventFormat, parse_event
+from hindsight.capture.ftrace import scrub
 from hindsight.capture.schema import TABLES
 
 _SUSPECT = re.compile(r"pfn|ptr|address|(^|_)addr($|_)|pointer|kaddr|vaddr|folio|mapping|page$")

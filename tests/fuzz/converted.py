@@ -25,11 +25,11 @@ from raw_pages import RawPages
 from reference import Unfit, reference
 from target import Failed, fixture, source
 
-from hindsight.capture import index
-from hindsight.capture.checksum import checksum
-from hindsight.capture.convert import convert
+from hindsight.capture.conversion import index
+from hindsight.capture.conversion.convert import convert
 from hindsight.capture.schema import TABLES, arrow_schema
-from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, open_segment
+from hindsight.capture.segments.checksum import checksum
+from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, open_segment
 from hindsight.errors import HindsightError
 
 CPUS = 3

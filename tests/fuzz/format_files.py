@@ -18,11 +18,11 @@ import numpy as np
 from reference import reference
 from target import Failed, fixture, source
 
-from hindsight.capture.columns import EventTable
-from hindsight.capture.decode import decode_cpu
+from hindsight.capture.conversion.columns import EventTable
+from hindsight.capture.conversion.decode import decode_cpu
 from hindsight.capture.formats import EventFormat, PageLayout, parse_event, parse_header_page
 from hindsight.capture.schema import EVENT_COLUMNS, TABLES, Column, Table
-from hindsight.capture.segment import open_segment
+from hindsight.capture.segments.segment import open_segment
 from hindsight.errors import HindsightError, VerificationError
 
 WORDS = (

@@ -17,11 +17,11 @@ import numpy as np
 from reference import Decoded, Rows, Unfit, reference
 from target import Failed, fixture, source
 
-from hindsight.capture.columns import EventTable, Text
-from hindsight.capture.decode import CpuEvents, decode_cpu
+from hindsight.capture.conversion.columns import EventTable, Text
+from hindsight.capture.conversion.decode import CpuEvents, decode_cpu
 from hindsight.capture.formats import EventFormat, PageLayout, parse_event, parse_header_page
 from hindsight.capture.schema import TABLES
-from hindsight.capture.segment import open_segment
+from hindsight.capture.segments.segment import open_segment
 from hindsight.errors import VerificationError
 
 CPUS = 3

@@ -21,10 +21,10 @@ from typing import Any
 import mutation
 from target import Failed, fixture, source
 
-from hindsight.capture import journal
-from hindsight.capture.checksum import checksum
-from hindsight.capture.facts import check_facts
-from hindsight.capture.segment import FACTS, FORMATS, MANIFEST, open_segment, read_manifest
+from hindsight.capture.segments import journal
+from hindsight.capture.segments.checksum import checksum
+from hindsight.capture.segments.facts import check_facts
+from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, open_segment, read_manifest
 from hindsight.errors import HindsightError
 
 WORDS = (

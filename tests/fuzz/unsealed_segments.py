@@ -18,11 +18,11 @@ from typing import Any
 import mutation
 from target import Failed, fixture, source
 
-from hindsight.capture.facts import check_facts
 from hindsight.capture.owner import Owner, own
-from hindsight.capture.recover import recover_all
-from hindsight.capture.segment import FORMATS, open_segment
-from hindsight.capture.unsealed import JOURNAL, OPENING, OpenSegment
+from hindsight.capture.segments.facts import check_facts
+from hindsight.capture.segments.recover import recover_all
+from hindsight.capture.segments.segment import FORMATS, open_segment
+from hindsight.capture.segments.unsealed import JOURNAL, OPENING, OpenSegment
 
 _KEPT = ("source", "events", "filters", "buffer_kb", "overwrite", "subbuffer_bytes", "stats_before")
 

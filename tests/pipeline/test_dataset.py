@@ -14,7 +14,7 @@ import pytest
 from datasets import write_capture, write_dataset, write_table
 
 from hindsight.capture import schema
-from hindsight.capture.convert import convert
+from hindsight.capture.conversion.convert import convert
 from hindsight.command import main
 from hindsight.errors import ConfigurationError
 from hindsight.pipeline import segments

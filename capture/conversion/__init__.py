@@ -1,0 +1,1 @@
+"""Raw segments into the Parquet tables of the data contract."""

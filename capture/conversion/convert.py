@@ -1,0 +1,206 @@
+"""Convert sealed recordings into the Parquet tables of the data contract.
+
+Memory is bounded whatever a recording's size: it is decoded in slices of time, and rows are written in row
+groups whose size depends on the numbers of rows alone. The bytes of the tables depend on the recording, on
+``comm`` and on the release of this program and of Arrow; not on the number of jobs or the size of slices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hindsight.capture.conversion.census import Census
+from hindsight.capture.conversion.columns import EventTable, sources
+from hindsight.capture.conversion.events import InstanceTrace, Kind, index_segment
+from hindsight.capture.conversion.facttables import fact_tables, renaming
+from hindsight.capture.conversion.parquet import TableWriter, row_groups, write_rows
+from hindsight.capture.conversion.progress import Progress
+from hindsight.capture.conversion.reconcile import Decoded, reconcile
+from hindsight.capture.conversion.slices import SLICE_BYTES
+from hindsight.capture.conversion.staging import Staging, sweep, unwritable
+from hindsight.capture.conversion.workers import Workers
+from hindsight.capture.schema import SCHEMA_VERSION, TABLES
+from hindsight.capture.segments.segment import Segment, check_facts, find_segments, open_segment
+from hindsight.errors import VerificationError
+
+COMMIT_TABLE = "captures"
+"""Named last: a segment without it was not converted completely."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one segment: rows by table; ``converted`` False when it was there already."""
+
+    segment: str
+    converted: bool
+    tables: dict[str, int] = field(default_factory=dict)
+    events: int = 0
+    lost: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Job:
+    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once."""
+
+    out: Path
+    comm: bool = False
+    force: bool = False
+    threads: int = 1
+    slice_bytes: int = SLICE_BYTES
+
+
+def available_processors() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def convert(
+    segments: Sequence[Path],
+    out: Path,
+    *,
+    comm: bool = False,
+    force: bool = False,
+    jobs: int | None = None,
+    slice_bytes: int = SLICE_BYTES,
+    progress: Progress | None = None,
+    done: Callable[[Converted], object] = lambda result: None,
+) -> list[Converted]:
+    """Convert segments (or directories of segments) into the dataset ``out``; one result per segment.
+
+    Names of programs become keyed hashes unless ``comm``. What ``out`` already holds is left alone unless
+    ``force``: a conversion that was interrupted goes on with the segment that it was at. ``jobs`` threads
+    (None = the processors available) do not change the result. ``done`` is called after each segment.
+
+    Raises ConfigurationError for paths without recordings or an unwritable ``out``, VerificationError for a
+    recording that is damaged or that this release cannot read, BusyError when another process converts it.
+    """
+    paths = find_segments([Path(s) for s in segments])
+    job = Job(Path(out), comm, force, jobs or available_processors(), slice_bytes)
+    bar = progress or Progress(wanted=False)
+    results = []
+    swept = False
+    for path in paths:
+        try:
+            result = _convert_segment(path, job, bar)
+            if not swept and result.converted:
+                sweep(job.out)
+                swept = True
+        except OSError as error:
+            raise unwritable(error) from error
+        finally:
+            bar.clear()
+        results.append(result)
+        done(result)
+    return results
+
+
+def _convert_segment(path: Path, job: Job, progress: Progress) -> Converted:
+    segment = open_segment(path, raw=False)
+    check_facts(segment)
+    facts = segment.facts
+    if facts["schema_version"] != SCHEMA_VERSION or facts["byteorder"] != "little":
+        raise VerificationError(
+            f"{path} has schema version {facts['schema_version']} and is {facts['byteorder']}-endian; "
+            f"this program reads {SCHEMA_VERSION}, little-endian"
+        )
+    directory = job.out / f"host={facts['tables']['captures'][0]['host']}" / f"date={facts['date']}"
+    if (directory / COMMIT_TABLE / f"{segment.name}.parquet").exists() and not job.force:
+        return Converted(segment.name, False)
+    progress.start(segment.name, sum(int(file["bytes"]) for file in segment.files.values()))
+    with Workers(job.threads) as workers:
+        return _Conversion(segment, directory, job, progress, workers).run()
+
+
+class _Conversion:
+    """One segment: indexed and verified first, before anything is written."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        directory: Path,
+        job: Job,
+        progress: Progress,
+        workers: Workers,
+    ) -> None:
+        self.segment = segment
+        self.directory = directory
+        self.job = job
+        self.progress = progress
+        self.workers = workers
+        self.key = None if job.comm else bytes(segment.facts["comm_key"], "ascii")
+        self.census = Census(segment.facts)
+        self.rows: dict[str, int] = {}
+
+    def run(self) -> Converted:
+        """Index, decode, reconcile, write, publish."""
+        instances = index_segment(self.segment, self.workers, self.progress.advance)
+        self._refuse_doubles(instances)
+        decoded = [
+            Decoded(instance.name, index.cpu, index.events, tuple(index.problems))
+            for instance in instances
+            for index in instance.cpus
+        ]
+        losses = reconcile(self.segment.path, self.segment.facts, decoded)
+        with Staging(self.job.out, self.segment.name) as staging:
+            for instance in instances:
+                self._write_instance(instance, staging.path)
+            facts = fact_tables(self.segment.facts, losses, self.census, self.key)
+            for name, table in facts.items():
+                write_rows(staging.path / name, table)
+                self.rows[name] = table.num_rows
+            files = {name: self._file(name) for name in self.rows}
+            commit = staging.path / COMMIT_TABLE, files.pop(COMMIT_TABLE)
+            stale = [self._file(name) for name in TABLES.keys() - self.rows.keys()]
+            pairs = [(staging.path / name, target) for name, target in sorted(files.items())]
+            staging.publish(pairs, commit, stale, self.workers)
+        events = sum(count for name, count in self.rows.items() if TABLES[name].tracepoint)
+        lost = sum(row["count_lower"] for row in losses)
+        return Converted(self.segment.name, True, dict(sorted(self.rows.items())), events, lost)
+
+    def _file(self, table: str) -> Path:
+        return self.directory / table / f"{self.segment.name}.parquet"
+
+    def _refuse_doubles(self, instances: list[InstanceTrace]) -> None:
+        names = [name for instance in instances for name in instance.rows()]
+        if len(names) != len(set(names)):
+            raise VerificationError(f"{self.segment.path}: two instances hold events of the same kind")
+
+    def _write_instance(self, instance: InstanceTrace, directory: Path) -> None:
+        rows = instance.rows()
+        groups = row_groups(rows)
+        rename = renaming(self.key)
+        writers: list[tuple[Kind, TableWriter, list[Any]]] = []
+        for kind in instance.kinds:
+            if kind.table is not None and kind.table.name in rows:
+                name = kind.table.name
+                writer = TableWriter(directory / name, name, groups[name], rename)
+                writers.append((kind, writer, sources(kind.format, kind.table)))
+        # The largest first: they decide how long a slice takes.
+        writers.sort(key=lambda entry: -rows[entry[1].table])
+        try:
+            for cpus, fresh in instance.slices(self.workers, self.job.slice_bytes):
+
+                def one(entry: tuple[Kind, TableWriter, list[Any]], cpus: Any = cpus) -> None:
+                    kind, writer, plan = entry
+                    events = EventTable(kind.number, kind.format, cpus)
+                    if events.rows:
+                        writer.append(events, plan, self.census.watch(instance.name, writer.table))
+
+                self.workers.each(one, writers)
+                self.progress.advance(fresh, sum(cpu.events for cpu in cpus))
+            self.workers.each(lambda entry: entry[1].close(), writers)
+        finally:
+            for _, writer, _ in writers:
+                writer.abandon()
+        for _, writer, _ in writers:
+            if writer.rows != rows[writer.table]:
+                raise VerificationError(f"{self.segment.path} was changed while it was read")
+        self.rows |= rows

@@ -1,0 +1,62 @@
+"""The tables that are no events, out of the facts of a segment; names of programs as keyed hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from hindsight.capture.conversion.census import INODE, Census
+from hindsight.capture.host import pseudonym
+from hindsight.capture.schema import arrow_schema
+from hindsight.errors import VerificationError
+
+_COMM = frozenset({"comm", "oldcomm", "newcomm"})
+
+
+def renaming(key: bytes | None) -> Callable[[str, bytes], str]:
+    """What becomes of a value of a text column: names of programs are hashed with ``key``, None = kept."""
+    known: dict[bytes, str] = {}
+
+    def rename(column: str, value: bytes) -> str:
+        text = value.decode("utf-8", "replace")
+        if key is None or column not in _COMM:
+            return text
+        if value not in known:
+            if len(known) > 1 << 16:
+                known.clear()
+            known[value] = pseudonym(key, text)
+        return known[value]
+
+    return rename
+
+
+def fact_tables(
+    facts: Mapping[str, Any], losses: list[dict[str, Any]], census: Census, key: bytes | None
+) -> dict[str, pa.Table]:
+    """The tables of facts that have rows, ``losses`` and ``recorder`` among them.
+
+    Raises VerificationError when rows lack a column or hold what does not fit it.
+    """
+    rows = dict(facts["tables"])
+    rows["losses"] = losses
+    rows["recorder"] = [census.recorder_row()]
+    rows["files"] = [row for row in rows["files"] if tuple(row[name] for name in INODE) in census.inodes]
+    return {name: _table(name, entries, key) for name, entries in rows.items() if entries}
+
+
+def _table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.Table:
+    schema = arrow_schema(name)
+    try:
+        if key is not None and _COMM & set(schema.names):
+            hashed = {text: pseudonym(key, text) for row in rows for k, text in row.items() if k in _COMM}
+            rows = [{k: hashed[v] if k in _COMM else v for k, v in row.items()} for row in rows]
+        data = pa.Table.from_pylist(rows, schema=schema)
+        data.validate(full=True)
+    except (pa.ArrowException, OverflowError, TypeError, AttributeError) as error:
+        raise VerificationError(f"the facts of the table {name} are damaged: {error}") from error
+    for column in schema:
+        if not column.nullable and data[column.name].null_count:
+            raise VerificationError(f"the facts of the table {name} lack {column.name}")
+    return data

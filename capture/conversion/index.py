@@ -1,0 +1,166 @@
+"""The index of a raw file: in one pass its hash, its damage, and how many events of when each block holds.
+
+With it a recording of any size is decoded slice by slice (:mod:`hindsight.capture.conversion.slices`). A
+block is some 128 KiB of whole records. Reading is done with read(2), not through a mapping: an error of the
+disk is an error, not a signal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from hindsight.capture.conversion.decode import TRUNCATED, PageCounts, PageDecoder, Problem
+from hindsight.capture.segments.checksum import Checksum
+from hindsight.capture.segments.segment import open_raw
+from hindsight.errors import VerificationError
+
+BLOCK_BYTES = 128 << 10
+_PIECE_BYTES = 2 << 20
+Advance = Callable[[int], None]
+
+
+class Filler(Protocol):
+    """Decodes whole blocks of one source: see :class:`hindsight.capture.conversion.decode.PageDecoder`."""
+
+    def fill(
+        self,
+        words: np.ndarray,
+        origin: int,
+        earliest: int,
+        latest: int,
+        cursor: np.ndarray,
+        limit: np.ndarray,
+        ts: np.ndarray,
+        at: np.ndarray,
+    ) -> None:
+        """Write down the events of ``earliest`` … ``latest`` (ns); ``cursor`` (i64[kinds]) moves on."""
+
+
+@dataclass(frozen=True)
+class RawIndex:
+    """What one pass over the raw file of one CPU found.
+
+    ``offset`` i64[blocks + 1]: bytes, multiples of 4; ``low`` and ``high`` i64[blocks]: earliest and latest
+    event, ns; ``counts`` u32[blocks, kinds]. ``unusable``: events that no layout fits; ``end_ns``: when the
+    last record ended.
+    """
+
+    cpu: int
+    path: Path
+    filler: Filler
+    offset: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    counts: np.ndarray
+    unusable: int
+    problems: list[Problem]
+
+    @property
+    def events(self) -> int:
+        """Events that can be decoded."""
+        return int(self.counts.sum())
+
+
+def read_exactly(descriptor: int, into: np.ndarray, offset: int, path: Path) -> None:
+    """Fill an array of u8 from a file. Raises VerificationError when the file is shorter or unreadable."""
+    view = into.data
+    while view:
+        try:
+            count = os.preadv(descriptor, [view], offset)
+        except OSError as error:
+            raise VerificationError(f"{path} cannot be read: {error.strerror}") from error
+        if count == 0:
+            raise VerificationError(f"{path} became shorter while it was read")
+        view, offset = view[count:], offset + count
+
+
+def index_pages(
+    cpu: int,
+    root: Path,
+    name: str,
+    expected: dict[str, object],
+    decoder: PageDecoder,
+    advance: Advance = lambda count: None,
+    verify: bool = True,
+) -> RawIndex:
+    """Index the file of pages ``name`` of the segment ``root`` whose manifest says ``expected``.
+
+    Raises VerificationError when size or (``verify``) checksum differ, or the file cannot be read.
+    """
+    path = root / name
+    page_bytes = decoder.page_words * 4
+    block_pages = max(BLOCK_BYTES // page_bytes, 1)
+    piece_bytes = max(_PIECE_BYTES // (block_pages * page_bytes), 1) * block_pages * page_bytes
+    buffer = np.empty(piece_bytes, np.uint8)
+    digest = Checksum()
+    offsets, lows, highs, counts = [0], [], [], []
+    problems: list[Problem] = []
+    pending: tuple[PageCounts, int | None] | None = None
+    unusable, before, at = 0, None, 0
+    descriptor, size = open_raw(root, name, expected)
+    try:
+        while at < size:
+            piece = buffer[: min(piece_bytes, size - at)]
+            read_exactly(descriptor, piece, at, path)
+            if verify:
+                digest.update(piece.data)
+            whole = piece.size // page_bytes * page_bytes
+            found = decoder.count(piece[:whole].view("<u4"), block_pages)
+            if pending is not None:
+                extend(problems, pending[0].problems(pending[1], int(found.ts[0]) if whole else None))
+            pending = (found, before)
+            if whole:
+                starts = np.arange(0, whole // page_bytes, block_pages)
+                lows.append(np.minimum.reduceat(found.low, starts))
+                highs.append(np.maximum.reduceat(found.high, starts))
+                counts.append(found.counts.astype(np.uint32))
+                offsets += (at + np.append(starts[1:], whole // page_bytes) * page_bytes).tolist()
+                before = int(found.end[-1])
+                unusable += int(found.bad.sum())
+            at += piece.size
+            advance(piece.size)
+    finally:
+        os.close(descriptor)
+    if pending is not None:
+        extend(problems, pending[0].problems(pending[1], None))
+    if verify and digest.hexdigest() != expected["crc32"]:
+        raise VerificationError(f"{path} does not have the checksum of its manifest: it was altered")
+    if size % page_bytes:
+        end = before or 0
+        problems.append(Problem(end, end, None, "decode error", TRUNCATED))
+    none = np.empty(0, np.int64)
+    return RawIndex(
+        cpu,
+        path,
+        decoder,
+        np.array(offsets, np.int64),
+        np.concatenate(lows) if lows else none,
+        np.concatenate(highs) if highs else none,
+        np.concatenate(counts) if counts else np.zeros((0, decoder.kinds), np.uint32),
+        unusable,
+        problems,
+    )
+
+
+def extend(problems: list[Problem], more: list[Problem]) -> None:
+    """Append, joining damage that follows damage: a file that is all damage has one problem, not millions."""
+    for problem in more:
+        last = problems[-1] if problems else None
+        if (
+            last is not None
+            and (last.cause, last.detail) == (problem.cause, problem.detail)
+            and last.cause == "decode error"
+            and (last.count is None) == (problem.count is None)
+            and last.from_ns <= problem.from_ns <= last.to_ns
+        ):
+            count = None if last.count is None or problem.count is None else last.count + problem.count
+            until = max(last.to_ns, problem.to_ns)
+            problems[-1] = Problem(last.from_ns, until, count, last.cause, last.detail)
+        else:
+            problems.append(problem)

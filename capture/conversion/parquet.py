@@ -1,0 +1,170 @@
+"""Write tables to Parquet files, row group by row group: the schema's types, encodings chosen per column.
+
+The same rows in the same row groups give the same bytes, with one release of Arrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hindsight.capture.conversion.census import Watch
+from hindsight.capture.conversion.columns import EventTable, Source, Text
+from hindsight.capture.schema import TABLES, arrow_schema, numpy_dtype
+
+_DELTA = {
+    "ts", "index", "last_index", "pos", "pos_l", "off", "offset", "sector", "ret", "addr", "start",
+    "from_ns", "to_ns", "realtime_ns", "boottime_ns",
+}  # fmt: skip
+"""Columns whose neighbours are near each other, or too varied for a dictionary."""
+
+ROW_GROUP = 1 << 20
+BUFFER_BYTES = 192 << 20
+"""What the rows may take that wait for their row group to be complete, in all tables together."""
+_PARQUET_INTEGERS = ("int", "uint")
+_CODE_BYTES = 4
+
+Rename = Callable[[str, bytes], str]
+"""Of the name of a text column and a value in it: the text to write."""
+
+
+def row_bytes(table: str) -> int:
+    """Memory that a row takes before it is written."""
+    return sum(
+        _CODE_BYTES if c.dtype == "str" else np.dtype(numpy_dtype(c)).itemsize for c in TABLES[table].columns
+    )
+
+
+def row_groups(rows: Mapping[str, int], budget: int = BUFFER_BYTES) -> dict[str, int]:
+    """Rows per row group of each table, so that all of them, begun at the same time, fit into ``budget``.
+
+    It depends on the numbers of rows alone: so do the bytes of the files.
+    """
+
+    def need(limit: int) -> int:
+        return sum(min(count, limit) * row_bytes(table) for table, count in rows.items())
+
+    limit = ROW_GROUP
+    while limit > 1 << 10 and need(limit) > budget:
+        limit >>= 1
+    return {table: min(count, limit) for table, count in rows.items()}
+
+
+class TableWriter:
+    """One table of events: rows are appended slice by slice and written in row groups of a fixed size."""
+
+    def __init__(self, path: Path, table: str, group_rows: int, rename: Rename) -> None:
+        self.path = path
+        self.table = table
+        self.rows = 0
+        self._schema = arrow_schema(table)
+        self._rename = rename
+        self._size = group_rows
+        self._held = 0
+        columns = TABLES[table].columns
+        self._numbers = {c.name: np.empty(group_rows, numpy_dtype(c)) for c in columns if c.dtype != "str"}
+        self._codes = {c.name: np.empty(group_rows, np.int32) for c in columns if c.dtype == "str"}
+        self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}
+        self._writer: pq.ParquetWriter | None = None
+        self._file: pa.NativeFile | None = None
+
+    def append(self, events: EventTable, plan: list[Source], watches: Sequence[Watch] = ()) -> None:
+        """Append all rows of ``events``; each of ``watches`` sees them."""
+        done = 0
+        while done < events.rows:
+            count = min(events.rows - done, self._size - self._held)
+            here = slice(self._held, self._held + count)
+            rows = slice(done, done + count)
+            numbers = {name: array[here] for name, array in self._numbers.items()}
+            texts = events.into(plan, rows, numbers)
+            for watch in watches:
+                watch(numbers, texts)
+            for name, text in texts.items():
+                self._codes[name][here] = self._place(name, text)[text.codes]
+            self._held += count
+            self.rows += count
+            done += count
+            if self._held == self._size:
+                self._flush()
+
+    def _place(self, name: str, text: Text) -> np.ndarray:
+        places = self._places[name]
+        return np.array([places.setdefault(value, len(places)) for value in text.values], np.int32)
+
+    def _flush(self) -> None:
+        if self._held == 0:
+            return
+        arrays = []
+        for field in self._schema:
+            if field.name in self._codes:
+                arrays.append(self._dictionary(field.name))
+            else:
+                arrays.append(pa.array(self._numbers[field.name][: self._held], field.type))
+        fields = [f.with_type(a.type) for f, a in zip(self._schema, arrays, strict=True)]
+        schema = pa.schema(fields, self._schema.metadata)
+        if self._writer is None:
+            self._file = pa.OSFile(str(self.path), "wb")
+            self._writer = open_writer(self._file, schema)
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=self._held)
+        self._held = 0
+
+    def _dictionary(self, name: str) -> pa.DictionaryArray:
+        """A text column of the row group, with its distinct values sorted."""
+        texts = [self._rename(name, value) for value in self._places[name]]
+        self._places[name] = {}
+        distinct = sorted(set(texts))
+        place = {text: number for number, text in enumerate(distinct)}
+        codes = np.array([place[text] for text in texts], np.int32)[self._codes[name][: self._held]]
+        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(distinct, pa.string()))
+
+    def close(self) -> None:
+        """Write what is left; the file is complete."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.add_key_value_metadata(self._schema.metadata)
+            self._writer.close()
+            self._writer = None
+        if self._file is not None:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is, after a failure; nothing after :meth:`close`."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            self._writer = None
+        if self._file is not None and not self._file.closed:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+def open_writer(path: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+    """A Parquet file with the encodings of this program."""
+    delta = {
+        field.name: "DELTA_BINARY_PACKED"
+        for field in schema
+        if field.name in _DELTA and str(field.type).startswith(_PARQUET_INTEGERS)
+    }
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[field.name for field in schema if field.name not in delta],
+        column_encoding=delta or None,
+        write_statistics=["ts"] if "ts" in schema.names else False,
+        # The Arrow schema would say a second time what Parquet's own types say; its metadata is kept.
+        store_schema=False,
+    )
+
+
+def write_rows(path: Path, data: pa.Table) -> None:
+    """Write a small table to a file, at once."""
+    with open_writer(path, data.schema) as writer:
+        writer.write_table(data, row_group_size=ROW_GROUP)
+        writer.add_key_value_metadata(data.schema.metadata)

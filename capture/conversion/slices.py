@@ -1,0 +1,133 @@
+"""Cut a recording into slices of time that fit into memory, and decode them one after the other.
+
+A slice takes, from every CPU, the blocks that may hold events of its time, and keeps the events of that time
+alone. So each event belongs to exactly one slice, and rows that are sorted by (time, processor, position)
+within each slice are sorted over all of them, whatever the times in the file are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from hindsight.capture.conversion.decode import EARLIEST, LATEST, CpuEvents
+from hindsight.capture.conversion.index import RawIndex, read_exactly
+from hindsight.capture.conversion.workers import Workers
+from hindsight.capture.segments.segment import open_regular
+from hindsight.errors import VerificationError
+
+SLICE_BYTES = 16 << 20
+"""Raw trace that is decoded at once."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Events of ``earliest`` … ``latest`` (ns, both included). ``blocks``: the blocks (index array) of each
+    CPU that may hold some, in order. ``fresh_bytes`` of them are not part of an earlier slice.
+    """
+
+    earliest: int
+    latest: int
+    blocks: list[np.ndarray]
+    fresh_bytes: int
+
+
+def cut(indexes: list[RawIndex], slice_bytes: int = SLICE_BYTES) -> Iterator[Slice]:
+    """Cut what several CPUs recorded at the same time into slices of about ``slice_bytes`` of raw trace.
+
+    Blocks that start earliest come first. A slice ends where the earliest block that it does not have begins.
+    """
+    owner = np.concatenate([np.full(len(i.low), n) for n, i in enumerate(indexes)] or [np.empty(0, np.int64)])
+    if not len(owner):
+        return
+    number = np.concatenate([np.arange(len(i.low)) for i in indexes])
+    low = np.concatenate([i.low for i in indexes])
+    high = np.concatenate([i.high for i in indexes])
+    size = np.concatenate([np.diff(i.offset) for i in indexes])
+    order = np.argsort(low, kind="stable")
+    filled = np.cumsum(size[order])
+    sorted_low = low[order]
+    active = np.empty(0, np.int64)
+    earliest, at = EARLIEST, 0
+    while at < len(order) or len(active):
+        room = (int(filled[at - 1]) if at else 0) + slice_bytes - int(size[active].sum())
+        stop = max(int(np.searchsorted(filled, room, "right")), min(at + 1, len(order)))
+        # At least one moment must pass, or nothing would come out of this slice.
+        stop = max(stop, int(np.searchsorted(sorted_low, earliest, "right")))
+        latest = int(sorted_low[stop]) - 1 if stop < len(order) else LATEST
+        fresh = order[at:stop]
+        chosen = np.sort(np.concatenate([active, fresh]))  # by CPU, then by place in the file
+        blocks = [number[chosen[owner[chosen] == cpu]] for cpu in range(len(indexes))]
+        yield Slice(earliest, latest, blocks, int(size[fresh].sum()))
+        if latest == LATEST:
+            return
+        active = chosen[high[chosen] > latest]
+        earliest, at = latest + 1, stop
+
+
+class Scratch:
+    """Arrays that are used again by the next slice: fresh memory costs as much as decoding."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[object, np.ndarray] = {}
+
+    def take(self, name: object, size: int, dtype: str) -> np.ndarray:
+        """An array of any content; the one that was taken under that name before is overwritten."""
+        array = self._arrays.get(name)
+        if array is None or array.size < size:
+            array = self._arrays[name] = np.empty(size + size // 8, dtype)
+        return array[:size]
+
+
+def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers: Workers) -> list[CpuEvents]:
+    """Decode a slice; every CPU in a task of its own. All share one array of words, which is ``scratch``'s:
+    the next slice overwrites it.
+
+    Raises VerificationError when a file cannot be read, or is not what was indexed.
+    """
+    starts = [0]
+    for index, blocks in zip(indexes, part.blocks, strict=True):
+        starts.append(starts[-1] + int((index.offset[blocks + 1] - index.offset[blocks]).sum()))
+    if starts[-1] // 4 >= 1 << 32:
+        raise VerificationError(
+            f"{indexes[0].path.parent}: times are in such disorder that more than 16 GiB belong together"
+        )
+    data = scratch.take("words", starts[-1], "u1")
+
+    def one(cpu: int) -> CpuEvents:
+        index, blocks = indexes[cpu], part.blocks[cpu]
+        first = np.zeros(index.counts.shape[1] + 1, np.int64)
+        np.cumsum(index.counts[blocks].sum(axis=0, dtype=np.int64), out=first[1:])
+        ts, at = scratch.take(("ts", cpu), first[-1], "i8"), scratch.take(("at", cpu), first[-1], "u4")
+        cursor = first[:-1].copy()
+        place = starts[cpu]
+        with ExitStack() as stack:
+            descriptor = open_regular(index.path)
+            stack.callback(os.close, descriptor)
+            for begin, end in _stretches(blocks):
+                offset = int(index.offset[begin])
+                size = int(index.offset[end]) - offset
+                piece = data[place : place + size]
+                read_exactly(descriptor, piece, offset, index.path)
+                index.filler.fill(
+                    piece.view("<u4"), place // 4, part.earliest, part.latest, cursor, first[1:], ts, at
+                )
+                place += size
+        if (cursor > first[1:]).any():
+            raise VerificationError(f"{index.path} was changed while it was read")
+        return CpuEvents(index.cpu, words, first, ts, at, 0, [], cursor)
+
+    words = data.view("<u4")
+    return workers.each(one, [cpu for cpu, blocks in enumerate(part.blocks) if len(blocks)])
+
+
+def _stretches(blocks: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Consecutive blocks as (first, last + 1)."""
+    if len(blocks):
+        gaps = np.flatnonzero(np.diff(blocks) != 1)
+        for begin, end in zip([0, *(gaps + 1).tolist()], [*gaps.tolist(), len(blocks) - 1], strict=True):
+            yield int(blocks[begin]), int(blocks[end]) + 1

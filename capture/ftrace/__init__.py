@@ -1,0 +1,1 @@
+"""Events through a private tracefs instance: its ring buffers and their pages."""

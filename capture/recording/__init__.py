@@ -1,0 +1,1 @@
+"""The recording itself: launch, session, ring buffers, ledger, budgets."""

@@ -1,0 +1,69 @@
+"""The beginning of a recording: what takes time in the kernel is begun before anything else is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from hindsight.capture.ftrace import tracefs
+from hindsight.capture.options import FTRACE, RecordOptions
+from hindsight.capture.profiles import profile
+from hindsight.capture.recording.child import StoppedCommand, choose_identity
+from hindsight.capture.recording.tracers import Tracers
+from hindsight.errors import ConfigurationError
+
+
+class Launch:
+    """The traced command, stopped, and the ring buffers, which the kernel allocates meanwhile.
+
+    ``command`` is None for the whole host. Raises what :func:`hindsight.capture.record.record` says of
+    privileges, profiles, users and directories. Everything is released when it is left.
+    """
+
+    def __init__(self, options: RecordOptions, say: Callable[[str], None]) -> None:
+        self.options = options
+        self.say = say
+        self.command: StoppedCommand | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Launch:
+        with self._stack:
+            self._launch()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _launch(self) -> None:
+        options = self.options
+        wanted = profile(options.profile)
+        identity, sentence = choose_identity(options.user) if options.command else (None, "")
+        root = tracefs.locate() if options.source == FTRACE else None
+        self._make_directory()
+        self._tidy(root)
+        if options.command:
+            self.command = StoppedCommand(options.command, identity)  # before there are threads
+            self._stack.callback(self.command.close)
+        if sentence:
+            self.say(sentence)
+        self.tracers = Tracers(root, options, wanted.events)
+        self._stack.callback(self.tracers.close)
+
+    def _make_directory(self) -> None:
+        out = self.options.out
+        try:
+            out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"recordings cannot be written to {out}: {error.strerror}", "Choose another -o DIR."
+            ) from error
+
+    def _tidy(self, root: Path | None) -> None:
+        """Put in order what dead recorders left, if there is anything: that takes time."""
+        left = any(path.name.startswith(".recording-") for path in self.options.out.iterdir())
+        if left or (root is not None and tracefs.abandoned(root)):
+            from hindsight.capture.segments.tidy import tidy
+
+            tidy(self.say, [self.options.out])
