@@ -289,6 +289,14 @@ _FACTS = (
         Column("flags", "i32", "flags of open(2)"),
         Column("pos", "i64", "position", "bytes"),
     ), "regular files that the traced processes had open when recording began"),
+    Table("counters", (
+        Column("ts", "i64", "time of the sample, CLOCK_MONOTONIC", "ns"),
+        Column("source", "str", "where the kernel says it: vmstat, psi, diskstats, …"),
+        Column("scope", "str", "what it counts for: a device, a cgroup, a processor; empty = the host"),
+        Column("name", "str", "the kernel's own name of the counter"),
+        Column("value", "i64", "its value; what the kernel counts goes on counting"),
+        Column("unit", "str", "unit of the value"),
+    ), "counters that were sampled at intervals beside the trace"),
     Table("tasks", (
         Column("ts", "i64", "time of the look, CLOCK_MONOTONIC", "ns"),
         Column("pid", "i32", "thread"),

@@ -16,14 +16,16 @@ from typing import Any
 from hindsight.capture.conversion.census import Census
 from hindsight.capture.conversion.columns import EventTable, sources
 from hindsight.capture.conversion.events import InstanceTrace, Kind, index_segment
-from hindsight.capture.conversion.facttables import fact_tables, renaming
+from hindsight.capture.conversion.facttables import FACT_TABLES, fact_tables, renaming
 from hindsight.capture.conversion.parquet import TableWriter, row_groups, write_rows
 from hindsight.capture.conversion.progress import Progress
 from hindsight.capture.conversion.reconcile import Decoded, reconcile
+from hindsight.capture.conversion.sampled import write_sampled
 from hindsight.capture.conversion.slices import SLICE_BYTES
 from hindsight.capture.conversion.staging import Staging, sweep, unwritable
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES
+from hindsight.capture.segments.rowfiles import row_table
 from hindsight.capture.segments.segment import Segment, check_facts, find_segments, open_segment
 from hindsight.errors import VerificationError
 
@@ -156,6 +158,7 @@ class _Conversion:
             for name, table in facts.items():
                 write_rows(staging.path / name, table)
                 self.rows[name] = table.num_rows
+            self._write_sampled(staging.path)
             files = {name: self._file(name) for name in self.rows}
             commit = staging.path / COMMIT_TABLE, files.pop(COMMIT_TABLE)
             stale = [self._file(name) for name in TABLES.keys() - self.rows.keys()]
@@ -164,6 +167,18 @@ class _Conversion:
         events = sum(count for name, count in self.rows.items() if TABLES[name].tracepoint)
         lost = sum(row["count_lower"] for row in losses)
         return Converted(self.segment.name, True, dict(sorted(self.rows.items())), events, lost)
+
+    def _write_sampled(self, directory: Path) -> None:
+        for name in sorted(self.segment.files):
+            table = row_table(name)
+            if table is None:
+                continue
+            if table in self.rows or table not in TABLES or TABLES[table].tracepoint or table in FACT_TABLES:
+                raise VerificationError(f"{self.segment.path}: there is no table {table} to be sampled")
+            rows = write_sampled(self.segment.path / name, directory / table, table, self.key)
+            if rows:
+                self.rows[table] = rows
+            self.progress.advance(int(self.segment.files[name]["bytes"]))
 
     def _file(self, table: str) -> Path:
         return self.directory / table / f"{self.segment.name}.parquet"

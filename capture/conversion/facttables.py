@@ -13,6 +13,10 @@ from hindsight.capture.schema import arrow_schema
 from hindsight.errors import VerificationError
 
 _COMM = frozenset({"comm", "oldcomm", "newcomm"})
+FACT_TABLES = frozenset(
+    {"captures", "clock_anchors", "losses", "recorder", "devices", "files", "descriptors", "tasks"}
+)
+"""The tables that are made out of the facts of a segment."""
 
 
 def renaming(key: bytes | None) -> Callable[[str, bytes], str]:
@@ -43,10 +47,14 @@ def fact_tables(
     rows["losses"] = losses
     rows["recorder"] = [census.recorder_row()]
     rows["files"] = [row for row in rows["files"] if tuple(row[name] for name in INODE) in census.inodes]
-    return {name: _table(name, entries, key) for name, entries in rows.items() if entries}
+    return {name: plain_table(name, entries, key) for name, entries in rows.items() if entries}
 
 
-def _table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.Table:
+def plain_table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.Table:
+    """Rows as the table ``name``; names of programs are hashed with ``key``, None = kept.
+
+    Raises VerificationError when rows lack a column or hold what does not fit it.
+    """
     schema = arrow_schema(name)
     try:
         if key is not None and _COMM & set(schema.names):

@@ -134,6 +134,14 @@ class Recorder:
                     gaps[tracer.name, int(path.stem[3:])] = gap
         self._note(self.ledger.read(self.stats, self.looked_ns, gaps))
 
+    def miss(self, losses: Iterable[Loss]) -> None:
+        """Somebody else found these losses."""
+        found = list(losses)
+        for loss in found:
+            self.ledger.add(loss)
+            self.ledger.causes.add(loss.cause)
+        self._note(found)
+
     # Segments
 
     def cut(self, closed: str) -> None:

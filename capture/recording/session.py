@@ -23,6 +23,8 @@ from hindsight.capture.recording.launch import Launch
 from hindsight.capture.recording.ledger import Ledger
 from hindsight.capture.recording.pressure import PressureWatch
 from hindsight.capture.recording.recorder import FULL, Recorder, count
+from hindsight.capture.recording.sampled import sources
+from hindsight.capture.recording.sampler import Sampler
 from hindsight.capture.recording.signals import Signals
 from hindsight.capture.recording.vitals import Vitals
 from hindsight.capture.segments.chain import Segments
@@ -128,6 +130,8 @@ class Session:
         stack.callback(self._footprint.close)
         self._publisher = Publisher(options, capture, me)
         stack.callback(self._publisher.close)
+        self._sampler = Sampler(sources(options), self._segments.append, self.say)
+        stack.callback(self._sampler.stop)
         pids = [self._command.pid] if self._command is not None else None
         self._recorder.open(pids)
         opened = self._segments.current
@@ -146,6 +150,7 @@ class Session:
         self._offset_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now
         self._schedule = Schedule(self.options.duty, now)
         self._recorder.begin()
+        self._sampler.start()
         # Looked at after tracing began: what is opened meanwhile is seen twice rather than never.
         if command is None:
             self._segments.look_at_host()
@@ -166,6 +171,8 @@ class Session:
     def _end(self) -> None:
         """Seal what there is. Segments that cannot be sealed for now are tried once more."""
         self._recorder.stop()
+        self._sampler.stop()
+        self._recorder.miss(self._sampler.losses())
         self._publisher.stopping()
         if self._command is not None:
             self._poller.unregister(self._command.pidfd)  # it stays readable: nothing could be waited for
@@ -239,6 +246,7 @@ class Session:
         recorder = self._recorder
         recorder.look()
         now = recorder.looked_ns
+        recorder.miss(self._sampler.losses())
         if self._command is not None:
             # A command may join its block cgroup only after it has started: keep the latest that is known.
             self._throttle = devices.read_throttle(self._command.pid) or self._throttle

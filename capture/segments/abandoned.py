@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hindsight.capture.options import PERF
 from hindsight.capture.owner import from_dict
 from hindsight.capture.perf.salvage import trusted_records
 from hindsight.capture.segments.aftermath import (
+    RECORDER_DIED,
     TRUNCATED,
     Known,
     Remains,
@@ -28,6 +29,7 @@ from hindsight.capture.segments.aftermath import (
 )
 from hindsight.capture.segments.facts import as_opened, build_facts, check_facts
 from hindsight.capture.segments.journal import Journal, read
+from hindsight.capture.segments.rowfiles import read_rows, row_files
 from hindsight.capture.segments.salvage import Salvaged, remove_instance, salvage
 from hindsight.capture.segments.segment import (
     FACTS,
@@ -242,6 +244,7 @@ class Abandoned:
         if closing is None:
             remains = Remains(lasts, salvaged, successor, not lived_on, raw_bytes)
             closing = closing_of(opened, known, remains)
+            closing["losses"] += _rows_lost(self.path, opened, closing["end_ns"], not lived_on)
         elif known.late:
             closing = {**closing, "losses": [*closing["losses"], *known.late.values()]}
         try:
@@ -338,6 +341,19 @@ class Abandoned:
         for file, good in cuts.items():
             os.truncate(file, good)
         return lasts
+
+
+def _rows_lost(
+    path: Path, opening: Mapping[str, Any], end_ns: int, power_lost: bool
+) -> Iterator[dict[str, Any]]:
+    """What was not sampled any more: from the last sample to the end of the segment."""
+    for file in row_files(path):
+        last = start_of(opening)
+        for rows in read_rows(file):
+            last = max([last, *(row["ts"] for row in rows if type(row.get("ts")) is int)])
+        row: dict[str, Any] = {"instance": None, "cpu": None, "event": file.stem, "count_lower": 0}
+        row |= {"count_upper": None, "cause": TRUNCATED if power_lost else RECORDER_DIED}
+        yield row | {"from_ns": min(last, end_ns), "to_ns": end_ns}
 
 
 def _successor(path: Path, opening: Mapping[str, Any]) -> Successor | None:

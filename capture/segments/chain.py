@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from hindsight.capture import host
 from hindsight.capture.recording.ledger import Ledger, Loss
 from hindsight.capture.recording.tracer import Stats
 from hindsight.capture.segments.opening import Description, Usage, in_chunks, stats_as_json
+from hindsight.capture.segments.rowfiles import Row
 from hindsight.capture.segments.sealer import Sealer, thread_ids
 from hindsight.capture.segments.unsealed import RESERVE, OpenSegment
 
@@ -131,6 +132,20 @@ class Segments:
             if self.current is not None:
                 self.current.note({"kind": "loss", "row": loss.row()})
                 self._dirty = True
+
+    def append(self, table: str, rows: Iterable[Row]) -> bool:
+        """Append sampled rows to the current segment, from any thread; False when there is none.
+
+        Raises OSError (ENOSPC, …).
+        """
+        rows = list(rows)
+        while (segment := self.current) is not None:
+            if segment.append(table, rows):
+                self._dirty = True
+                return True
+            if segment is self.current:  # it is closed, and none follows
+                return False
+        return False
 
     def note_anchor(self) -> None:
         """Read the clocks into the journal."""

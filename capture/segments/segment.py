@@ -6,6 +6,7 @@ A segment is a directory, immutable once it has its final name::
         manifest.json                     format of the segment, size and checksum of every other file
         facts.json                        rows of the tables that are no events; counters; what was configured
         raw/<instance>/cpu<N>.pages       sub-buffers as the kernel wrote them, or cpu<N>.perf: perf records
+        rows/<table>.jsonl                rows that were sampled beside the trace
         formats.json                      the kernel's own description of each tracepoint and of the pages
 
 Directories have mode 0700 and files 0600: raw trace holds names of programs and inode numbers. While it is
@@ -27,6 +28,7 @@ from typing import Any, NoReturn
 
 from hindsight.capture.segments.checksum import Checksum, is_checksum
 from hindsight.capture.segments.facts import check_facts as _check_facts
+from hindsight.capture.segments.rowfiles import row_table
 from hindsight.errors import ConfigurationError, VerificationError
 
 SEGMENT_VERSION = 2
@@ -151,7 +153,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     if type(files) is not dict or not {FACTS, FORMATS} <= files.keys() or len(files) > MAX_FILES:
         raise VerificationError(f"{path / MANIFEST} is damaged: it does not list {FACTS} and {FORMATS}")
     for name, entry in files.items():
-        if name not in (FACTS, FORMATS) and not is_raw(name):
+        if name not in (FACTS, FORMATS) and not is_raw(name) and row_table(name) is None:
             raise VerificationError(f"{path / MANIFEST} is damaged: it names {name[:200]!r}")
         if not (
             type(entry) is dict

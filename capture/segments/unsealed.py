@@ -8,6 +8,7 @@
         journal.jsonl   what became known since (:mod:`hindsight.capture.segments.journal`)
         reserve         space that is given up when sealing, so that a full disk can still seal
         raw/<instance>/cpu<N>.pages     (cpu<N>.perf: perf records)
+    rows/<table>.jsonl              rows sampled beside the trace (:mod:`hindsight.capture.segments.rowfiles`)
 
 Its recorder holds a lock (flock(2)) on the directory for as long as it lives.
 """
@@ -35,6 +36,7 @@ from hindsight.capture.segments import files
 from hindsight.capture.segments.checksum import Checksum
 from hindsight.capture.segments.facts import KEPT, build_facts
 from hindsight.capture.segments.journal import Journal
+from hindsight.capture.segments.rowfiles import ROWS, Row, RowFiles, row_files
 from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED, is_raw
 from hindsight.errors import ConfigurationError, HindsightError
 
@@ -122,6 +124,7 @@ class OpenSegment:
             write_json(self.path / FORMATS, formats)
             self._reserve()
             self._journal = Journal(self.path / JOURNAL)
+            self._rows = RowFiles(self.path)
             # All at once, after all was made: one commit of the file system's journal, not one for each.
             made = (self.path / OPENING, self.path / FORMATS, *(self.path / RAW).glob("*"), self.path / RAW)
             for path in (*made, self.path, directory):
@@ -180,6 +183,10 @@ class OpenSegment:
         if kept:
             self._facts_bytes += written
 
+    def append(self, table: str, rows: Iterable[Row]) -> bool:
+        """Append sampled rows, from any thread; False once it is being sealed. Raises OSError (ENOSPC, …)."""
+        return self._rows.append(table, rows)
+
     def _changed(self, stats: Mapping[str, Mapping[Any, dict[str, int]]]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
         for instance, cpus in stats.items():
@@ -200,6 +207,10 @@ class OpenSegment:
             finally:
                 os.close(descriptor)
         new = {self.path / name for name in sizes} - self._known
+        self._rows.sync()
+        for path in row_files(self.path):
+            sizes[str(path.relative_to(self.path))] = path.stat().st_size
+            new |= {path} - self._known
         for directory in sorted({path.parent for path in new}):
             fsync_path(directory)
         self._known |= new
@@ -221,6 +232,8 @@ class OpenSegment:
                 self._told = True
             self._journal.sync()
 
+        self._rows.close()
+
         seal(self.path, self.final, self._opening, self._formats, self._kept, closing, tell)
         self.abandon()
         return self.final
@@ -229,6 +242,7 @@ class OpenSegment:
         """Let go of it as a process that ends does: what is on disk stays, for recovery."""
         if not self._gone:
             self._gone = True
+            self._rows.close()
             self._journal.close()
             self._lock.release()
 
@@ -317,6 +331,8 @@ def _write_sealed(
             scan = files.InodeScan(events, known, instance["subbuffer_bytes"])
         listed[str(file.relative_to(path))] = _digest(file, scan)
         inodes |= scan.inodes
+    for file in row_files(path):
+        listed[str(file.relative_to(path))] = _digest(file, None)
     facts = build_facts(opening, entries, closing)
     if inodes:
         whole_host = not opening["tables"]["captures"][0].get("program")
@@ -327,7 +343,8 @@ def _write_sealed(
     write_json(path / FACTS, facts)
     for name in (FACTS, FORMATS):
         listed[name] = _digest(path / name, None)
-    for directory in (path, path / RAW, *(path / RAW).glob("*")):
+    sampled = [path / ROWS] if (path / ROWS).is_dir() else []
+    for directory in (path, path / RAW, *(path / RAW).glob("*"), *sampled):
         os.chmod(directory, 0o700)
         fsync_path(directory)
     # Durable after all that it lists; who finds it whole finds all of it.

@@ -1,0 +1,80 @@
+"""Rows that are sampled beside the trace (counters, snapshots of proxies): a file of lines for each table.
+
+``rows/<table>.jsonl`` in the segment; a line holds the rows of one sample and its own checksum, so that
+what a crash tore is told from what is whole (:mod:`hindsight.capture.segments.journal`). A sealed segment
+lists the files in its manifest like all others. Rows have the columns of :mod:`hindsight.capture.schema`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hindsight.capture.segments.journal import Journal, read
+
+ROWS = "rows"
+"""Their directory in a segment."""
+SUFFIX = ".jsonl"
+_NAME = re.compile(r"rows/([a-z][a-z0-9_]{0,63})\.jsonl")
+
+Row = Mapping[str, Any]
+
+
+def row_table(name: str) -> str | None:
+    """The table of a file of rows, by its name relative to the segment; None when it is none."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else None
+
+
+def row_files(segment: Path) -> list[Path]:
+    """The files of rows in a segment, sealed or not, sorted."""
+    found = (segment / ROWS).glob(f"*{SUFFIX}")
+    return sorted(file for file in found if row_table(f"{ROWS}/{file.name}") is not None)
+
+
+def read_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The samples of a file, each a list of rows, in the order in which they were written.
+
+    What is damaged is left out. Holds one sample at a time. Raises OSError.
+    """
+    for entry in read(path):
+        rows = entry.get("rows")
+        if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+            yield rows
+
+
+class RowFiles:
+    """The files of one segment under recording; any thread may append until :meth:`close`."""
+
+    def __init__(self, segment: Path) -> None:
+        self._directory = segment / ROWS
+        self._files: dict[str, Journal] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def append(self, table: str, rows: Iterable[Row]) -> bool:
+        """Append a sample; False when the segment takes none any more. Raises OSError (ENOSPC, …)."""
+        with self._lock:
+            if self._closed:
+                return False
+            if table not in self._files:
+                self._directory.mkdir(mode=0o700, exist_ok=True)
+                self._files[table] = Journal(self._directory / f"{table}{SUFFIX}")
+            self._files[table].append({"rows": list(rows)})
+            return True
+
+    def sync(self) -> None:
+        """Make durable what was appended. Raises OSError."""
+        with self._lock:
+            for file in self._files.values():
+                file.sync()
+
+    def close(self) -> None:
+        """No more rows: what is there can be summed."""
+        with self._lock:
+            self._closed = True
+            for file in self._files.values():
+                file.close()
