@@ -55,7 +55,8 @@ class RecordOptions(NamedTuple):
 
     ``command`` empty = the whole host, until ``duration`` seconds passed or a signal came. ``devices`` limits
     page-cache and block events to these (major, minor). ``buffer_kb`` is the ring buffer per CPU of the
-    threads' events; ``paths`` stores the names of the files on which readahead was seen.
+    threads' events; ``paths`` stores the names of the files on which readahead was seen, ``comm`` those of
+    threads (else keyed hashes of them).
 
     ``mode`` STREAM keeps everything; FLIGHT lets the ring buffers overwrite and keeps what they hold when
     asked: SIGUSR1, ``hindsight capture trigger``, a threshold of ``pressure``, and at the end. A segment is
@@ -73,6 +74,7 @@ class RecordOptions(NamedTuple):
     devices: tuple[Device, ...] = ()
     buffer_kb: int = 16384
     paths: bool = False
+    comm: bool = False
     mode: str = STREAM
     pressure: tuple[Pressure, ...] = ()
     rotate_bytes: int | None = 256 << 20

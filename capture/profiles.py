@@ -2,9 +2,9 @@
 
 Each group of events has a private tracefs instance. ``tasks`` holds events that belong to the thread that
 runs and follows the traced threads; ``devices`` holds events that fire in any context (interrupts, the idle
-thread, kernel threads), which a filter on threads would lose. ``folios`` follows threads as well: it holds
-the event that carries a page frame number, which is not kept; to take a field out of sub-buffers that hold
-nothing else costs little.
+thread, kernel threads), which a filter on threads would lose. Two groups more follow threads, so that sealing
+has to look at little: ``inodes`` holds the events whose files are described then, ``scrubbed`` those of which
+something is taken out (page frame numbers, names: :mod:`hindsight.capture.hiding`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from hindsight.capture import schema
 from hindsight.errors import UsageError
 
 TASKS = "tasks"
-FOLIOS = "folios"
+INODES = "inodes"
+SCRUBBED = "scrubbed"
 DEVICES = "devices"
-INSTANCES = (TASKS, FOLIOS, DEVICES)
-FOLLOWING = (TASKS, FOLIOS)
+INSTANCES = (TASKS, INODES, SCRUBBED, DEVICES)
+FOLLOWING = (TASKS, INODES, SCRUBBED)
 """Groups of events that belong to the thread that runs; those of the others fire in any context."""
 
 
@@ -35,7 +36,13 @@ class Profile(NamedTuple):
 
 
 _GROUPS = {
-    "filemap/mm_filemap_add_to_page_cache": FOLIOS,
+    "readahead/page_cache_sync_ra": INODES,
+    "readahead/page_cache_async_ra": INODES,
+    "filemap/mm_filemap_add_to_page_cache": SCRUBBED,
+    "task/task_newtask": SCRUBBED,
+    "task/task_rename": SCRUBBED,
+    "sched/sched_process_exec": SCRUBBED,
+    "sched/sched_process_exit": SCRUBBED,
     "filemap/mm_filemap_delete_from_page_cache": DEVICES,
     "block/block_rq_issue": DEVICES,
     "block/block_rq_complete": DEVICES,

@@ -84,6 +84,9 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--paths", action="store_true", help="store the paths of files (default: only inode numbers)"
     )
     record.add_argument(
+        "--comm", action="store_true", help="store the names of threads and programs (default: keyed hashes)"
+    )
+    record.add_argument(
         "--source", choices=("ftrace", "perf"), default="ftrace",
         help="record through tracefs instances or perf_event_open (default: %(default)s)",
     )  # fmt: skip
@@ -165,6 +168,7 @@ def _record(args: argparse.Namespace) -> int:
         devices=tuple(args.device),
         buffer_kb=args.buffer_kb,
         paths=args.paths,
+        comm=args.comm,
         mode=FLIGHT if args.flight else STREAM,
         pressure=tuple(args.psi),
         rotate_bytes=args.rotate_size,

@@ -25,9 +25,10 @@ from hindsight.capture.conversion.slices import SLICE_BYTES
 from hindsight.capture.conversion.staging import Staging, sweep, unwritable
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES
+from hindsight.capture.segments.facts import HASHED_NAMES
 from hindsight.capture.segments.rowfiles import row_table
 from hindsight.capture.segments.segment import Segment, check_facts, find_segments, open_segment
-from hindsight.errors import VerificationError
+from hindsight.errors import ConfigurationError, VerificationError
 
 COMMIT_TABLE = "captures"
 """Named last: a segment without it was not converted completely."""
@@ -81,7 +82,8 @@ def convert(
     ``force``: a conversion that was interrupted goes on with the segment that it was at. ``jobs`` threads
     (None = the processors available) do not change the result. ``done`` is called after each segment.
 
-    Raises ConfigurationError for paths without recordings or an unwritable ``out``, VerificationError for a
+    Raises ConfigurationError for paths without recordings, for an unwritable ``out``, for names that were not
+    kept, VerificationError for a
     recording that is damaged or that this release cannot read, BusyError when another process converts it.
     """
     paths = find_segments([Path(s) for s in segments])
@@ -137,7 +139,13 @@ class _Conversion:
         self.job = job
         self.progress = progress
         self.workers = workers
-        self.key = None if job.comm else bytes(segment.facts["comm_key"], "ascii")
+        hashed = segment.facts["comm"] == HASHED_NAMES
+        if job.comm and hashed:
+            raise ConfigurationError(
+                f"{segment.path} holds no names of programs, only keyed hashes of them",
+                "Convert without --comm; names are kept by: hindsight capture record --comm",
+            )
+        self.key = None if job.comm or hashed else bytes(segment.facts["comm_key"], "ascii")
         self.census = Census(segment.facts)
         self.rows: dict[str, int] = {}
 

@@ -116,7 +116,7 @@ def place_missed(rows: list[Row], flagged: list[Problem]) -> list[Row]:
             taken = min(rest, row.lower or row.upper or 0)
             if taken:
                 # Of a row without a lower count the next segment has the count: it stays possible here.
-                placed.append(_at(problem, taken if row.lower else 0, taken))
+                placed.append(_at(problem, taken if row.lower else 0, taken, row))
                 left[number] = _without(row, taken)
                 rest -= taken
         if rest:  # the kernel flags more than its counters say since they were first looked at
@@ -126,7 +126,8 @@ def place_missed(rows: list[Row], flagged: list[Problem]) -> list[Row]:
     if len(unknown) == 1 and len(residual) == 1:
         # One place without a number, one number without a place.
         left.remove(residual[0])
-        placed.append(replace(residual[0], from_ns=unknown[0].from_ns, to_ns=unknown[0].to_ns))
+        count = residual[0].lower, residual[0].upper
+        placed.append(replace(_at(unknown[0], *count, residual[0]), cpu=residual[0].cpu))
     elif not residual:
         placed += [_at(problem, 0, None) for problem in unknown]
     return left + placed
@@ -153,8 +154,15 @@ def _without(row: Row, count: int) -> Row:
     return replace(row, lower=max(row.lower - count, 0), upper=upper)
 
 
-def _at(problem: Problem, lower: int, upper: int | None) -> Row:
-    return Row(None, None, problem.from_ns, problem.to_ns, lower, upper, problem.cause)
+def _at(problem: Problem, lower: int, upper: int | None, within: Row | None = None) -> Row:
+    """A loss where the pages place it; ``within`` is the interval in which the counters do.
+
+    Before the first page of a file nothing says when the loss began, but the counters.
+    """
+    since = problem.from_ns
+    if since == problem.to_ns and within is not None:
+        since = min(since, within.from_ns)
+    return Row(None, None, since, problem.to_ns, lower, upper, problem.cause)
 
 
 def _read_but_absent(path: Path, facts: Mapping[str, Any], decoded: Decoded) -> list[Row]:

@@ -1,11 +1,10 @@
-"""Take page frame numbers out of raw sub-buffers, in place, before they are sealed.
+"""Take out of raw sub-buffers, in place, what is not to be kept, before they are sealed.
 
-The kernel writes ``pfn`` into the events that add folios to the page cache and remove them. It belongs to no
-table, and nothing of the kind is to be kept at rest. The standard
-library has no fast way to walk events, so that such events are recorded into ring buffers in which there is
-little else (:mod:`hindsight.capture.profiles`): events of one kind that follow each other are an array, in
-which a field is a few slices. Every event is stepped over by its own length: what only looks like such an
-event is never taken for one.
+What that is says :mod:`hindsight.capture.hiding`. The standard library has no fast way to walk events, so
+that those that hold such fields are recorded into ring buffers in which there is little else
+(:mod:`hindsight.capture.profiles`): events of one kind that follow each other are an array, in which a field
+is a few slices. Every event is stepped over by its own length: what only looks like such an event is never
+taken for one.
 
 Format of sub-buffers: kernel/trace/ring_buffer.c of Linux 6.18.
 """
@@ -14,19 +13,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hindsight.capture.formats import EventFormat
-
-HIDDEN = frozenset({"pfn"})
-"""Fields of events that are not kept, by name."""
-
-Hidden = tuple[int, int, int]
-"""A field to take out: id of the event, offset and size within its payload in bytes."""
-
-Hidings = Mapping[int, list[tuple[int, int]]]
-"""The same by id of the event."""
+from hindsight.capture.hiding import ZERO, Hidden, Places, hide, places_of
 
 _COMMIT, _DATA = 8, 16  # offsets in a sub-buffer's header (header_page)
 _LENGTH = 0xFFFFF
@@ -37,29 +27,17 @@ _WINDOW_BYTES = 1 << 15  # so that no other thread waits long for the interprete
 _PAUSE_S = 50e-6
 
 
-def hidden_fields(events: Iterable[EventFormat]) -> list[Hidden]:
-    """The fields that :func:`scrub` is to take out of recordings of these events."""
-    return [
-        (event.id, field.offset, field.size)
-        for event in events
-        for name, field in event.fields.items()
-        if name in HIDDEN
-    ]
+def scrub(path: Path, fields: Iterable[Hidden], page_bytes: int, names: Callable[[bytes], bytes]) -> int:
+    """Hide ``fields`` in a file of sub-buffers of ``page_bytes``; returns how many events were changed.
 
-
-def scrub(path: Path, fields: Iterable[Hidden], page_bytes: int) -> int:
-    """Zero ``fields`` in a file of sub-buffers of ``page_bytes``; returns how many events were changed.
+    ``names`` replaces the name of a thread by another text of the same size.
 
     What the kernel's event filters discarded after it had been written is zeroed as well. Everything else
     stays as it is, to the byte; a page that cannot be walked to its end keeps what follows the damage. A file
     whose events have none of the fields is not looked at. Raises OSError, and ValueError for a field that
     would destroy the event's id.
     """
-    hidden: dict[int, list[tuple[int, int]]] = {}
-    for number, offset, size in fields:
-        if offset < 2 or size < 1:
-            raise ValueError(f"a field at {offset} of {size} bytes would destroy the event's id")
-        hidden.setdefault(number, []).append((offset, size))
+    hidden = places_of(fields)
     if not hidden:
         return 0
     window = bytearray(max(_WINDOW_BYTES // page_bytes, 1) * page_bytes)
@@ -70,7 +48,8 @@ def scrub(path: Path, fields: Iterable[Hidden], page_bytes: int) -> int:
         while (count := os.preadv(descriptor, [window], at)) >= page_bytes:
             count -= count % page_bytes
             found = {
-                start: _scrub_page(window, start, page_bytes, hidden) for start in range(0, count, page_bytes)
+                start: _scrub_page(window, start, page_bytes, hidden, names)
+                for start in range(0, count, page_bytes)
             }
             pages = [start for start, events in found.items() if events]
             if pages:
@@ -87,7 +66,9 @@ def scrub(path: Path, fields: Iterable[Hidden], page_bytes: int) -> int:
     return changed
 
 
-def _scrub_page(window: bytearray, start: int, page_bytes: int, hidden: Hidings) -> int:
+def _scrub_page(
+    window: bytearray, start: int, page_bytes: int, hidden: Places, names: Callable[[bytes], bytes]
+) -> int:
     """Scrub one sub-buffer; returns in how many events something was changed."""
     length = int.from_bytes(window[start + _COMMIT : start + _COMMIT + 4], "little") & _LENGTH
     if length > page_bytes - _DATA:
@@ -105,7 +86,7 @@ def _scrub_page(window: bytearray, start: int, page_bytes: int, hidden: Hidings)
                 at += stride
             else:
                 count = _run(window, at, end, stride)
-                changed += _scrub_run(window, at, count, stride, places)
+                changed += _scrub_run(window, at, count, stride, places, names)
                 at += count * stride
             continue
         if kind >= _EXTEND:
@@ -121,8 +102,7 @@ def _scrub_page(window: bytearray, start: int, page_bytes: int, hidden: Hidings)
             changed += _zero(window, at + 8, after)
         else:
             number = int.from_bytes(window[at + 8 : at + 10], "little")
-            for offset, width in hidden.get(number, ()):
-                changed += _zero(window, at + 8 + offset, min(at + 8 + offset + width, after))
+            changed += hide(window, at + 8, after, hidden.get(number, ()), names)
         at = after
     return changed
 
@@ -138,16 +118,28 @@ def _run(window: bytearray, at: int, end: int, stride: int) -> int:
     return min(len(column) - len(column.lstrip(column[:1])) for column in alike)
 
 
-def _scrub_run(window: bytearray, at: int, count: int, stride: int, places: list[tuple[int, int]]) -> int:
-    """Scrub a run of events; returns how many events it has if any was changed."""
+def _scrub_run(
+    window: bytearray,
+    at: int,
+    count: int,
+    stride: int,
+    places: list[Hidden],
+    names: Callable[[bytes], bytes],
+) -> int:
+    """Scrub a run of events; returns how many may have changed."""
     end = at + count * stride
     zeros = bytes(count)
     changed = 0
-    for offset, size in places:
-        for byte in range(at + 4 + offset, at + min(4 + offset + size, stride)):
-            if window[byte:end:stride] != zeros:
-                window[byte:end:stride] = zeros
-                changed = count
+    others = [place for place in places if place.how != ZERO]
+    if others:
+        for one in range(at, end, stride):
+            changed += hide(window, one + 4, one + stride, others, names)
+    for _, offset, size, how in places:
+        if how == ZERO:
+            for byte in range(at + 4 + offset, at + min(4 + offset + size, stride)):
+                if window[byte:end:stride] != zeros:
+                    window[byte:end:stride] = zeros
+                    changed = count
     return changed
 
 

@@ -1,4 +1,4 @@
-"""Take fields that are not to be kept (page frame numbers) out of a file of perf records, in place.
+"""Take fields that are not to be kept out of a file of perf records, in place.
 
 The counterpart of :mod:`hindsight.capture.ftrace.scrub`, for records instead of sub-buffers. Every record is
 walked: a regular expression matches runs of whole records that hold nothing to take out, by their lengths, at
@@ -11,14 +11,12 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hindsight.capture.hiding import Hidden, Places, hide, places_of
 from hindsight.capture.perf.blocks import SAMPLE_HEAD_BYTES
 from hindsight.capture.perf.ring import RECORD_SAMPLE
-
-Hidden = tuple[int, int, int]
-"""A field to take out: id of the event, offset and size within its payload in bytes."""
 
 _WINDOW_BYTES = 1 << 18
 _KINDS = 12
@@ -27,16 +25,14 @@ _PAUSE_S = 50e-6
 _SAMPLE = RECORD_SAMPLE.to_bytes(4, "little")
 
 
-def scrub_records(path: Path, fields: Iterable[Hidden]) -> int:
-    """Zero ``fields`` in a file of perf records; returns how many events were changed.
+def scrub_records(path: Path, fields: Iterable[Hidden], names: Callable[[bytes], bytes]) -> int:
+    """Hide ``fields`` in a file of perf records; returns how many events were changed.
+
+    ``names`` replaces the name of a thread by another text of the same size.
 
     Everything else stays as it is, to the byte; what follows damage keeps what it has. Raises OSError.
     """
-    hidden: dict[int, list[tuple[int, int]]] = {}
-    for number, offset, size in fields:
-        if offset < 2 or size < 1:
-            raise ValueError(f"a field at {offset} of {size} bytes would destroy the event's id")
-        hidden.setdefault(number, []).append((offset, size))
+    hidden = places_of(fields)
     if not hidden:
         return 0
     changed = 0
@@ -46,7 +42,7 @@ def scrub_records(path: Path, fields: Iterable[Hidden]) -> int:
         skip = None
         while window := bytearray(os.pread(descriptor, _WINDOW_BYTES, at)):
             skip = skip or _others(window, hidden)
-            used, first, last, events = _scrub_window(window, hidden, skip)
+            used, first, last, events = _scrub_window(window, hidden, skip, names)
             if events:
                 written = 0
                 view = memoryview(window)[first:last]
@@ -63,7 +59,7 @@ def scrub_records(path: Path, fields: Iterable[Hidden]) -> int:
 
 
 def _scrub_window(
-    window: bytearray, hidden: dict[int, list[tuple[int, int]]], skip: re.Pattern[bytes]
+    window: bytearray, hidden: Places, skip: re.Pattern[bytes], names: Callable[[bytes], bytes]
 ) -> tuple[int, int, int, int]:
     """Bytes of whole records walked, the range that was changed, the number of events changed."""
     at, end, events = 0, len(window), 0
@@ -78,11 +74,10 @@ def _scrub_window(
             break
         payload = at + SAMPLE_HEAD_BYTES
         if window[at : at + 4] == _SAMPLE and size >= SAMPLE_HEAD_BYTES + 4:
-            for offset, width in hidden.get(window[payload] | window[payload + 1] << 8, ()):
-                if payload + offset + width <= at + size:
-                    window[payload + offset : payload + offset + width] = bytes(width)
-                    first, last = min(first, payload + offset), max(last, payload + offset + width)
-                    events += 1
+            fields = hidden.get(window[payload] | window[payload + 1] << 8, ())
+            if fields and hide(window, payload, at + size, fields, names):
+                first, last = min(first, payload), max(last, at + size)
+                events += 1
         at += size
     return at, first, last, events
 

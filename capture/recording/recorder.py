@@ -64,7 +64,7 @@ class Recorder:
         tables: dict[str, list[Any]] = {}
         if pids is not None:
             found = host.descriptors(pids, inherited=first)
-            tables = {"tasks": list(host.tasks(pids)), "descriptors": list(found)}
+            tables = {"tasks": self.segments.tasks(pids), "descriptors": list(found)}
         self.segments.open(self.stats, tables)
 
     def _move(self, moves: Mapping[str, Callable[[], int]]) -> dict[str, int]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hindsight.capture.ftrace.tracer import FtraceTracer
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
-from hindsight.capture.profiles import DEVICES, FOLIOS, FOLLOWING, INSTANCES, TASKS
+from hindsight.capture.profiles import DEVICES, FOLLOWING, INODES, INSTANCES, SCRUBBED, TASKS
 from hindsight.capture.recording.tracer import Stats, Tracer
 from hindsight.errors import NotPermittedError
 
-_SHARE = {TASKS: 1, FOLIOS: 4, DEVICES: 4}
+_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, DEVICES: 4}
 """Other events are fewer than those of threads: their buffers are so many times smaller."""
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""

@@ -72,6 +72,10 @@ class Segments:
         self._usage.raw_bytes += count
         self._dirty = self._dirty or count > 0
 
+    def tasks(self, pids: Iterable[int]) -> list[dict[str, object]]:
+        """Rows of the table ``tasks`` of these processes, now."""
+        return list(self._description.tasks(pids))
+
     def _build(
         self, anchor: host.ClockAnchor, stats: Stats, tables: dict[str, list[Any]], prepared: bool = False
     ) -> OpenSegment:
@@ -161,7 +165,8 @@ class Segments:
         def job() -> None:
             pids = self._subjects()
             subjects = host.processes() if pids is None else pids
-            for table, rows in (("tasks", host.tasks(subjects)), ("descriptors", host.descriptors(subjects))):
+            tasks = self._description.tasks(subjects)
+            for table, rows in (("tasks", tasks), ("descriptors", host.descriptors(subjects))):
                 for entry in in_chunks(table, rows):
                     segment.note(entry)
 
@@ -225,7 +230,7 @@ class Segments:
 
         def job() -> Path:
             if self._subjects() is None:
-                closing["tables"]["tasks"] = list(host.tasks(host.processes()))
+                closing["tables"]["tasks"] = list(self._description.tasks(host.processes()))
             path = segment.seal(closing)
             if closed == "rotation":
                 _drop_from_cache(path)

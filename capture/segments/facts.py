@@ -10,6 +10,8 @@ from typing import Any
 from hindsight.capture.schema import TABLES
 from hindsight.errors import VerificationError
 
+HASHED_NAMES, KEPT_NAMES = "hashed", "kept"
+"""What became of the names of threads in the raw trace and in the tables of the facts."""
 CLOSED = ("rotation", "end", "trigger", "recovered")
 """Why a segment was closed."""
 SOURCES = ("ftrace", "perf")
@@ -80,7 +82,9 @@ def build_facts(
         "date": opening["date"],
         "schema_version": opening["schema_version"],
         "byteorder": opening["byteorder"],
-        "comm_key": opening["comm_key"],
+        "comm": opening["comm"],
+        # Names that are hashed already need no key; without it nobody can test guesses.
+        "comm_key": opening["comm_key"] if opening["comm"] == KEPT_NAMES else "",
         "instances": instances,
         "losses": sorted(closing["losses"], key=_order),
         "recorder": {name: closing["recorder"][name] for name in _RECORDER}
@@ -141,6 +145,7 @@ def _sound(facts: Any) -> bool:
         and facts["closed"] in CLOSED
         and type(facts["schema_version"]) is int
         and _text(facts["byteorder"])
+        and facts["comm"] in (HASHED_NAMES, KEPT_NAMES)
         and _text(facts["comm_key"])
         and facts["comm_key"].isascii()
         and type(facts["losses"]) is list

@@ -45,9 +45,14 @@ class InodeScan:
         """How much to feed at a time: whole sub-buffers, so few that other threads never wait for long."""
         return max(_WINDOW_BYTES // self._page, 1) * self._page
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to look for."""
+        return not (self._devices and self._events)
+
     def feed(self, window: bytes) -> None:
         """Look through a window that begins with a sub-buffer."""
-        if not self._devices:
+        if self.idle:
             return
         sample = window[:_SAMPLE_BYTES]
         for (number, ino_at, dev_at), seen in zip(self._events, self._seen, strict=True):

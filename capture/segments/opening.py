@@ -7,18 +7,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import host
 from hindsight.capture.devices import whole_disk
+from hindsight.capture.hiding import NameHash
 from hindsight.capture.options import RecordOptions
 from hindsight.capture.owner import Owner
 from hindsight.capture.recording.footprint import peak_resident_bytes
 from hindsight.capture.recording.tracer import Stats, Tracer
 from hindsight.capture.schema import SCHEMA_VERSION
+from hindsight.capture.segments.facts import HASHED_NAMES, KEPT_NAMES
 from hindsight.capture.segments.segment import SEGMENT_VERSION
 
 ROWS_PER_ENTRY = 500
@@ -51,6 +53,8 @@ class Description:
             self.formats |= tracer.formats()
         self._instances = {name: tracer.facts() for name, tracer in self._tracers.items()}
         self._key = host.host_key(options.out)
+        self._comm_key = host.derived_key(self._key, "comm")
+        self._names = NameHash(self._comm_key)
         status = os.stat(options.out)
         self.out_device = [os.major(status.st_dev), os.minor(status.st_dev)]
         self.out_disk = list(whole_disk((os.major(status.st_dev), os.minor(status.st_dev))))
@@ -63,6 +67,8 @@ class Description:
             for name, facts in self._instances.items()
         }
         config["options"] = {"profile": options.profile, "clock": "mono", "paths": options.paths}
+        if options.comm:
+            config["options"]["comm"] = True
         uname = os.uname()
         return {
             "capture": self.capture,
@@ -84,6 +90,11 @@ class Description:
             "formats_sha256": _layouts_sha256(self._tracers.values(), self.formats),
             "tool_version": __version__,
         }
+
+    def tasks(self, pids: Iterable[int]) -> Iterator[dict[str, object]]:
+        """Rows of the table ``tasks`` of these processes, with names as this recording keeps them."""
+        for row in host.tasks(pids):
+            yield row if self.options.comm else {**row, "comm": self._names.text(str(row["comm"]))}
 
     def capture_row(self, anchor: host.ClockAnchor, stats: Stats) -> dict[str, Any]:
         """The row of ``captures`` of a segment that begins now."""
@@ -116,8 +127,9 @@ class Description:
             "date": time.strftime("%Y-%m-%d", time.gmtime(anchor.realtime_ns // 10**9)),
             "schema_version": SCHEMA_VERSION,
             "byteorder": sys.byteorder,
-            # Conversion hashes names of programs with it; it does not reveal the host's own key.
-            "comm_key": host.derived_key(self._key, "comm"),
+            "comm": KEPT_NAMES if self.options.comm else HASHED_NAMES,
+            # Names of threads are hashed with it, at the latest; it does not reveal the host's own key.
+            "comm_key": self._comm_key,
             "paths": self.options.paths,
             "instances": {
                 name: {**facts, "stats_before": counters.get(name, {})}

@@ -31,7 +31,7 @@ from hindsight.capture.segments.facts import check_facts as _check_facts
 from hindsight.capture.segments.rowfiles import row_table
 from hindsight.errors import ConfigurationError, VerificationError
 
-SEGMENT_VERSION = 2
+SEGMENT_VERSION = 3
 MANIFEST = "manifest.json"
 FACTS = "facts.json"
 FORMATS = "formats.json"

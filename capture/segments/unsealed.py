@@ -28,13 +28,14 @@ from typing import Any
 
 from hindsight.capture import devices, host
 from hindsight.capture.formats import parse_event
-from hindsight.capture.ftrace.scrub import hidden_fields, scrub
+from hindsight.capture.ftrace.scrub import scrub
+from hindsight.capture.hiding import NameHash, hidden_fields
 from hindsight.capture.options import PERF
 from hindsight.capture.perf.inodes import RecordScan
 from hindsight.capture.perf.scrub import scrub_records
 from hindsight.capture.segments import files
 from hindsight.capture.segments.checksum import Checksum
-from hindsight.capture.segments.facts import KEPT, build_facts
+from hindsight.capture.segments.facts import KEPT, KEPT_NAMES, build_facts
 from hindsight.capture.segments.journal import Journal
 from hindsight.capture.segments.rowfiles import ROWS, Row, RowFiles, row_files
 from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED, is_raw
@@ -48,6 +49,7 @@ MAX_FILE_ROWS = 250_000
 """File facts that one segment holds at most, so that facts.json stays readable."""
 _RESERVE_BYTES = 1 << 20
 _INODE_EVENTS = ("readahead/page_cache_sync_ra", "readahead/page_cache_async_ra")
+_PIECE_BYTES = 1 << 18  # small enough to stay in a processor's cache until it is summed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -322,7 +324,7 @@ def _write_sealed(
             file.unlink()
             continue
         instance = opening["instances"][file.parent.name]
-        _scrub(file, instance, formats)
+        _scrub(file, instance, formats, opening)
         events = _inode_events(instance["events"], formats) if here else []
         scan: files.InodeScan
         if instance["source"] == PERF:
@@ -353,14 +355,18 @@ def _write_sealed(
         fsync_path(made)
 
 
-def _scrub(file: Path, instance: Mapping[str, Any], formats: Mapping[str, str]) -> None:
+def _scrub(
+    file: Path, instance: Mapping[str, Any], formats: Mapping[str, str], opening: Mapping[str, Any]
+) -> None:
     """Take out what is not to be kept at rest."""
     known = [event for event in instance["events"] if event in formats]
-    fields = hidden_fields([parse_event(event.split("/")[0], formats[event]) for event in known])
+    events = [parse_event(event.split("/")[0], formats[event]) for event in known]
+    fields = hidden_fields(events, opening["comm"] == KEPT_NAMES, bool(opening.get("paths", False)))
+    names = NameHash(opening["comm_key"]).field
     if instance["source"] == PERF:
-        scrub_records(file, fields)
+        scrub_records(file, fields, names)
     else:
-        scrub(file, fields, instance["subbuffer_bytes"])
+        scrub(file, fields, instance["subbuffer_bytes"], names)
 
 
 def _inode_events(events: Iterable[str], formats: Mapping[str, str]) -> list[tuple[int, int, int]]:
@@ -378,10 +384,16 @@ def _digest(path: Path, scan: files.InodeScan | None) -> dict[str, Any]:
     digest = Checksum()
     size = 0
     with open(path, "rb", buffering=0) as file:
-        while window := file.read(scan.window_bytes if scan else 1 << 20):
-            size += len(window)
-            digest.update(window)
-            if scan is not None:
+        if scan is None or scan.idle:
+            piece = bytearray(_PIECE_BYTES)
+            while count := file.readinto(piece):
+                size += count
+                with memoryview(piece)[:count] as view:
+                    digest.update(view)
+        else:
+            while window := file.read(scan.window_bytes):
+                size += len(window)
+                digest.update(window)
                 scan.feed(window)
         os.fchmod(file.fileno(), 0o600)
         os.fsync(file.fileno())

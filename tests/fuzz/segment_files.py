@@ -103,7 +103,7 @@ class Manifest(_Segment):
             return
         self.seen["accepted"] += 1
         manifest = json.loads(data)
-        assert manifest["files"] == files and manifest["segment_version"] == 2
+        assert manifest["files"] == files and manifest["segment_version"] == 3
         for name in files:
             inside = os.path.normpath(self.path / name)
             assert inside.startswith(f"{self.path}/") and "\0" not in name, f"{name!r} is not in the segment"

@@ -21,7 +21,7 @@ from target import Failed, fixture, source
 from hindsight.capture.owner import Owner, own
 from hindsight.capture.segments.facts import check_facts
 from hindsight.capture.segments.recover import recover_all
-from hindsight.capture.segments.segment import FORMATS, open_segment
+from hindsight.capture.segments.segment import FORMATS, SEGMENT_VERSION, open_segment
 from hindsight.capture.segments.unsealed import JOURNAL, OPENING, OpenSegment
 
 _KEPT = ("source", "events", "filters", "buffer_kb", "overwrite", "subbuffer_bytes", "stats_before")
@@ -68,10 +68,12 @@ class Unsealed:
         tables = {name: facts["tables"][name] for name in ("devices", "descriptors", "tasks")}
         tables["captures"] = [{**capture, "end_ns": capture["start_ns"]}]
         tables["clock_anchors"] = facts["tables"]["clock_anchors"][:1]
-        copied = {key: facts[key] for key in ("capture", "date", "schema_version", "byteorder", "comm_key")}
+        kept = ("capture", "date", "schema_version", "byteorder", "comm", "comm_key")
+        copied = {key: facts[key] for key in kept}
         # A process that started before this one could: it is dead.
         owner = Owner(own().namespace, os.getpid(), 1).as_dict()
-        known = {"segment_version": 2, "segment": 0, "owner": owner, "boot": "another boot", "losses": []}
+        known = {"segment_version": SEGMENT_VERSION, "segment": 0, "owner": owner}
+        known |= {"boot": "another boot", "losses": []}
         return {
             **known,
             **copied,

@@ -40,6 +40,7 @@ complete -c hindsight -n '__hindsight_at capture record' -l label -x -a '' -d 'y
 complete -c hindsight -n '__hindsight_at capture record' -l device -x -a '' -d 'only page-cache and block events of this device (repeatable)'
 complete -c hindsight -n '__hindsight_at capture record' -l buffer-kb -x -a '' -d 'ring buffer per CPU in KiB (default: 16384)'
 complete -c hindsight -n '__hindsight_at capture record' -l paths -d 'store the paths of files (default: only inode numbers)'
+complete -c hindsight -n '__hindsight_at capture record' -l comm -d 'store the names of threads and programs (default: keyed hashes)'
 complete -c hindsight -n '__hindsight_at capture record' -l source -x -a 'ftrace perf' -d 'record through tracefs instances or perf_event_open (default: ftrace)'
 complete -c hindsight -n '__hindsight_at capture record' -l rotate-size -x -a '' -d 'seal a segment after so much raw trace (default: 256M)'
 complete -c hindsight -n '__hindsight_at capture record' -l rotate-every -x -a '' -d 'seal a segment after this time'

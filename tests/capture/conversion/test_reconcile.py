@@ -75,6 +75,14 @@ def test_facts_are_passed_on() -> None:
     assert found == [{k: v for k, v in row.items() if k != "instance"} for row in rows]
 
 
+@pytest.mark.parametrize("count", [40, None])
+def test_missed_before_the_first_page(count: int | None) -> None:
+    """Nothing but the counters says when it began: an instant would hide the gap before it."""
+    known = facts(losses=[loss(40, 40, OVERRUN, start=1100, end=1400)])
+    assert run(known, 100, missed(1350, 1350, count)) == [(OVERRUN, 1100, 1350, 40, 40, 0)]
+    assert run(known, 100, missed(1300, 1350, count)) == [(OVERRUN, 1300, 1350, 40, 40, 0)]
+
+
 @pytest.mark.parametrize("closed, cause", [("end", "decode error"), ("recovered", "recorder died")])
 def test_what_was_read_and_is_nowhere(closed: str, cause: str) -> None:
     assert run(facts(closed=closed), 93) == [(cause, 1000, 2000, 7, 7, 0)]

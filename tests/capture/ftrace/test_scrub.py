@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hindsight.capture import hiding
 from hindsight.capture.conversion.decode import decode_cpu, load_words
 from hindsight.capture.formats import EventFormat, Field, parse_event, parse_header_page
 from hindsight.capture.ftrace import scrub
@@ -24,18 +25,24 @@ PAGE = 4096
 ADD, DELETE, READ, EXIT, LONG = 600, 601, 0x0258 ^ 1 << 8, 610, 620
 
 
-def kind(number: int, size: int, hidden: tuple[int, int] | None = None) -> EventFormat:
+def kind(
+    number: int, size: int, hidden: tuple[int, int] | None = None, name: tuple[int, int] | None = None
+) -> EventFormat:
     fields = {"common_type": Field("common_type", "unsigned short", 0, 2, False)}
     if hidden:
         fields["pfn"] = Field("pfn", "unsigned long", *hidden, False)
+    if name:
+        fields["comm"] = Field("comm", "char", *name, False, name[1])
     fields["last"] = Field("last", "unsigned char", size - 1, 1, False)
     return EventFormat("system", f"event{number}", number, fields)
 
 
 KINDS = [
-    kind(ADD, 37, (8, 8)), kind(DELETE, 37, (8, 8)), kind(READ, 40), kind(EXIT, 24), kind(LONG, 8),
+    kind(ADD, 37, (8, 8)), kind(DELETE, 37, (8, 8)), kind(READ, 40), kind(EXIT, 24, None, (8, 15)),
+    kind(LONG, 8),
 ]  # fmt: skip
-HIDDEN = scrub.hidden_fields(KINDS)
+HIDDEN = hiding.hidden_fields(KINDS)
+NAMES = hiding.NameHash("6b6579").field
 
 
 def event(number: int, payload: bytes, delta: int = 7) -> bytes:
@@ -87,6 +94,9 @@ def expected(path: Path) -> bytes:
     for position in found.at[found.first[0] : found.first[2]].tolist():
         field = slice(4 * position + 8, 4 * position + 16)
         data[field] = bytes(8)
+    for position in found.at[found.first[3] : found.first[4]].tolist():
+        field = slice(4 * position + 8, 4 * position + 23)
+        data[field] = NAMES(bytes(data[field]))
     return bytes(data)
 
 
@@ -116,12 +126,12 @@ def test_only_the_hidden_fields_of_real_events_change(tmp_path: Path, pages: lis
     path = tmp_path / "cpu0.pages"
     path.write_bytes(b"".join(map(page, pages)))
     wanted = bytearray(expected(path))
-    scrub.scrub(path, HIDDEN, PAGE)
+    scrub.scrub(path, HIDDEN, PAGE, NAMES)
     after = path.read_bytes()
     for at in discarded_bytes(pages):
         wanted[at] = 0
     assert after == wanted
-    assert scrub.scrub(path, HIDDEN, PAGE) == 0
+    assert scrub.scrub(path, HIDDEN, PAGE, NAMES) == 0
     assert path.read_bytes() == after
 
 
@@ -132,7 +142,7 @@ def test_damage_never_raises_nor_grows(tmp_path: Path, junk: bytes, length: int)
     good = page([event(ADD, b"\x11" * 40)] * 80)
     path.write_bytes(good + struct.pack("<QQ", 1, length) + junk)
     size = path.stat().st_size
-    scrub.scrub(path, HIDDEN, PAGE)
+    scrub.scrub(path, HIDDEN, PAGE, NAMES)
     assert path.stat().st_size == size
     assert path.read_bytes()[:PAGE].count(b"\x11" * 8 + bytes(8)) <= 80
 
@@ -142,7 +152,7 @@ def test_a_recorded_segment(recorded: Path, tmp_path: Path) -> None:
     texts = json.loads((recorded / "formats.json").read_text())
     layout = parse_header_page(texts["header_page"])
     kinds = [parse_event(n.split("/")[0], t) for n, t in sorted(texts.items()) if "/" in n]
-    hidden = scrub.hidden_fields(kinds)
+    hidden = hiding.hidden_fields(kinds, names=True, paths=True)
     assert len(hidden) == 2
     changed = 0
     for source in sorted(recorded.glob("raw/*/*.pages")):
@@ -156,14 +166,28 @@ def test_a_recorded_segment(recorded: Path, tmp_path: Path) -> None:
                 data[at[:, None] + one.fields["pfn"].offset + np.arange(5)] = 0x5A
         path = tmp_path / "copy.pages"
         data.tofile(path)
-        changed += scrub.scrub(path, hidden, layout.page_bytes)
+        changed += scrub.scrub(path, hidden, layout.page_bytes, NAMES)
         assert path.read_bytes() == source.read_bytes(), source
     assert changed > 0
 
 
+@given(st.binary(min_size=24, max_size=80), st.integers(0, 90), st.integers(0, 90))
+def test_text_is_zeroed_where_it_lies(payload: bytes, where: int, length: int) -> None:
+    window = bytearray(b"\xee" * 8 + payload + b"\xee" * 120)
+    end = 8 + len(payload)
+    struct.pack_into("<HH", window, 8 + 12, where, length)
+    before = bytes(window)
+    hiding.hide(window, 8, end, [hiding.Hidden(5, 12, 4, hiding.TEXT)], NAMES)
+    first, last = (8 + where, min(8 + where + length, end)) if where >= 2 else (8, 8)
+    expected = bytearray(before)
+    if last > first:
+        expected[first:last] = bytes(last - first)
+    assert window == expected
+
+
 def test_a_field_that_is_the_id() -> None:
     with pytest.raises(ValueError, match="id"):
-        scrub.scrub(Path(os.devnull), [(5, 0, 8)], PAGE)
+        scrub.scrub(Path(os.devnull), [hiding.Hidden(5, 0, 8)], PAGE, NAMES)
 
 
 def test_no_page_frame_number_is_at_rest(live: Path, tmp_path: Path) -> None:

@@ -397,10 +397,10 @@ def test_same_rows_as_ftrace(allowed: None, live: Path, workload: tuple[str, ...
     """One run of a program recorded by both at once: the rows of its threads are the same, field by field."""
     work = tmp_path / "work"
     work.mkdir()
-    inner = [sys.executable, "-m", "hindsight", "capture", "record", "-o", str(tmp_path / "ftrace"), "--"]
-    recording = record(
-        RecordOptions(tmp_path / "perf", (*inner, *workload, str(work)), source=PERF), lambda text: None
-    )
+    inner = [sys.executable, "-m", "hindsight", "capture", "record", "--comm", "-o", str(tmp_path / "ftrace")]
+    inner.append("--")
+    options = RecordOptions(tmp_path / "perf", (*inner, *workload, str(work)), source=PERF, comm=True)
+    recording = record(options, lambda text: None)
     assert recording.status == 0 and recording.lost == 0
     convert([tmp_path / "perf"], tmp_path / "perf.out", comm=True)
     convert([tmp_path / "ftrace"], tmp_path / "ftrace.out", comm=True)

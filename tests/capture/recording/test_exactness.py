@@ -142,7 +142,7 @@ def taken(
         patch.setattr(FtraceTracer, "finish", read_first)
         work = directory / "work"
         work.mkdir()
-        recording = record(RecordOptions(directory / "raw", (*workload, str(work))))
+        recording = record(RecordOptions(directory / "raw", (*workload, str(work)), comm=True))
     assert recording.status == 0
     convert([recording.path], directory / "out", comm=True)
     rows = {

@@ -466,7 +466,7 @@ def test_host_key_and_names_stay_out_of_the_tables(live: Path, tmp_path: Path) -
     program = tmp_path / "verysecret"
     program.write_text("#!/bin/sh\ntrue\n")
     program.chmod(0o755)
-    recording = record(RecordOptions(tmp_path / "raw", ("sh", "-c", str(program))))
+    recording = record(RecordOptions(tmp_path / "raw", ("sh", "-c", str(program)), comm=True))
     convert([recording.path], tmp_path / "hashed")
     convert([recording.path], tmp_path / "plain", comm=True)
 

@@ -66,12 +66,12 @@ def opening_of(source: Segment, who: owner.Owner, boot: str = "another boot") ->
     }
     tables = {name: facts["tables"][name] for name in ("devices", "descriptors", "tasks")}
     return {
-        "segment_version": 2,
+        "segment_version": 3,
         "capture": facts["capture"],
         "segment": 0,
         "owner": who.as_dict(),
         "boot": boot,
-        **{key: facts[key] for key in ("date", "schema_version", "byteorder", "comm_key")},
+        **{key: facts[key] for key in ("date", "schema_version", "byteorder", "comm", "comm_key")},
         "instances": instances,
         "losses": [],
         "tables": tables

@@ -52,7 +52,7 @@ def opening(**changes: Any) -> dict[str, Any]:
     row = {"capture": "20261123T000000Z-01234567", "host": "0123456789ab", "program": "cat"}
     row |= {"start_ns": 1000, "end_ns": 1000}
     return {
-        "segment_version": 2,
+        "segment_version": 3,
         "capture": row["capture"],
         "segment": 0,
         "owner": owner.own().as_dict(),
@@ -60,6 +60,7 @@ def opening(**changes: Any) -> dict[str, Any]:
         "date": "2026-11-23",
         "schema_version": 1,
         "byteorder": "little",
+        "comm": "hashed",
         "comm_key": "00",
         "instances": {"tasks": instance},
         "losses": [],
