@@ -72,7 +72,7 @@ def measure(args: argparse.Namespace, directory: Path) -> tuple[list[Figure], di
     parts: dict[str, Callable[[Path], list[Figure]]] = {
         "decoding": decode,
         "size": lambda where: size.measure(where, file),
-        "recording": lambda where: recording.measure(where, file, args.calls // 2, max(args.repetitions, 5)),
+        "recording": lambda where: recording.measure(where, file, args.calls, max(args.repetitions, 7)),
         "slowdown": lambda where: slowdown.measure(where, file, args.calls // 5, args.rounds),
         "memory": repeat,
         "starting": lambda where: starting.measure(where, args.starts),

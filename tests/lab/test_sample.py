@@ -203,7 +203,7 @@ def test_the_least_disturbed_recording_is_kept(
     remaining = iter(shares)
     monkeypatch.setattr(sample, "record_workload", record)
     monkeypatch.setattr(sample, "disturbed_share", lambda *_: next(remaining))
-    monkeypatch.setattr("hindsight.capture.convert.convert", lambda *_, **__: None)
+    monkeypatch.setattr("hindsight.capture.conversion.convert.convert", lambda *_, **__: None)
     device = lab_device.LabDevice("x", lab_device.PROFILES["P1"], "", 0, "")
     run = sample._run(
         WORKLOADS["fio-runs"], device, 1, 1, SampleOptions(tmp_path), tmp_path / "raw", tmp_path / "dataset",
