@@ -225,7 +225,7 @@ class OpenSegment:
         """Seal it: ``closing`` is what is known at the end. For the sealer's thread; returns the final path.
 
         Raises HindsightError when it cannot be written; it can then be sealed later, by calling this again
-        or by :func:`hindsight.capture.recover.recover`, without loss.
+        or by :func:`hindsight.capture.segments.recover.recover`, without loss.
         """
 
         def tell() -> None:
