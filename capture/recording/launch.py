@@ -17,7 +17,7 @@ from hindsight.errors import ConfigurationError
 class Launch:
     """The traced command, stopped, and the ring buffers, which the kernel allocates meanwhile.
 
-    ``command`` is None for the whole host. Raises what :func:`hindsight.capture.recording.record.record` says of
+    ``command`` is None for the whole host. Raises what the function ``record`` says of
     privileges, profiles, users and directories. Everything is released when it is left.
     """
 

@@ -90,7 +90,7 @@ class Session:
     # Beginning and end
 
     def run(self) -> None:
-        """Record; returns when everything is sealed. Raises as :func:`~hindsight.capture.recording.record.record`."""
+        """Record; returns when everything is sealed. Raises as the function ``record`` does."""
         with contextlib.ExitStack() as stack:
             self._tracers.wait()
             if self._tracers.missing:
