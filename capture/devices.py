@@ -20,7 +20,8 @@ class Mount(NamedTuple):
     fstype: str
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """A field of mountinfo or of mounts, as it was before the kernel escaped blanks in it."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
@@ -32,7 +33,7 @@ def mounts() -> list[Mount]:
         words = line.split(" ")
         major, minor = words[2].split(":")
         fstype = words[words.index("-") + 1]
-        found.append(Mount((int(major), int(minor)), _unescape(words[3]), Path(_unescape(words[4])), fstype))
+        found.append(Mount((int(major), int(minor)), unescape(words[3]), Path(unescape(words[4])), fstype))
     return found
 
 
@@ -122,9 +123,9 @@ def _cgroup_mounts() -> dict[str, Path]:
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         _, where, kind, options, *_ = line.split()
         if kind == "cgroup2":
-            found.setdefault("cgroup2", Path(_unescape(where)))
+            found.setdefault("cgroup2", Path(unescape(where)))
         elif kind == "cgroup" and "blkio" in options.split(","):
-            found.setdefault("blkio", Path(_unescape(where)))
+            found.setdefault("blkio", Path(unescape(where)))
     return found
 
 

@@ -296,13 +296,20 @@ _FACTS = (
         Column("name", "str", "the kernel's own name of the counter"),
         Column("value", "i64", "its value; what the kernel counts goes on counting"),
         Column("unit", "str", "unit of the value"),
+        Column("total", "bool", "it only grows, and counts since the host (or the counted object) began; else a level"),
+        Column("reset", "bool", "a total that fell since the sample before: it counts anew from 0"),
     ), "counters that were sampled at intervals beside the trace"),
     Table("tasks", (
         Column("ts", "i64", "time of the look, CLOCK_MONOTONIC", "ns"),
         Column("pid", "i32", "thread"),
         Column("tgid", "i32", "its process"),
         Column("comm", "str", "its name (a keyed hash unless asked for)"),
-    ), "threads that ran when recording began or ended"),
+        Column("cgroup", "u64", "its control group as the kernel numbers it, null = not known", nullable=True),
+        Column("cgroup_hierarchy", "str", "in which hierarchy: empty = version 2, else a controller of version 1; "
+               "null = not known", nullable=True),
+        Column("container", "str", "id of its container (a keyed hash unless paths are asked for), null = in none "
+               "that is recognised", nullable=True),
+    ), "threads that were seen when recording began, while it went on, and when it ended"),
 )
 
 TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *_SYSCALLS, *_FACTS)}
