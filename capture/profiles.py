@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hindsight.capture import schema
+from hindsight.capture.schema import reading, syscalls
 from hindsight.errors import UsageError
 
 TASKS = "tasks"
@@ -51,7 +51,7 @@ _GROUPS = {
 
 
 def _readahead() -> Profile:
-    events = [table.tracepoint for table in schema.TABLES.values() if table.tracepoint]
+    events = [table.tracepoint for table in (*reading.EVENTS, *syscalls.EVENTS)]
     return Profile(
         "readahead",
         {name: tuple(e for e in events if _GROUPS.get(e, TASKS) == name) for name in INSTANCES},

@@ -33,7 +33,7 @@ child.wait()
 
 
 def tasks(tmp_path: Path, group: Path, **options: Any) -> tuple[list[dict[str, Any]], set[int]]:
-    """Rows of ``tasks`` of a program that joins the group while it is recorded, and the threads it then had."""
+    """Rows of ``tasks`` of a program that joins the group while it is recorded, and its threads."""
     command = (sys.executable, "-c", PROGRAM, str(group / "cgroup.procs"), str(tmp_path / "threads"))
     record(RecordOptions(tmp_path / "raw", command, **options), say=lambda text: None)
     convert([tmp_path / "raw"], tmp_path / "data", comm=True)
@@ -90,7 +90,7 @@ def test_what_is_not_known_is_null(live: Path) -> None:
         (f"/docker/{ID}", ID),
         (f"/system.slice/docker-{ID}.scope", ID),
         (f"/machine.slice/libpod-{ID}.scope/container", ID),
-        (f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice/cri-containerd-{ID}.scope", ID),
+        (f"/kubepods.slice/kubepods-burstable-pod1_2.slice/cri-containerd-{ID}.scope", ID),
         (f"/kubepods/besteffort/pod0b1c2d3e-1111-2222-3333-444455556666/{ID}", ID),
         (f"/kubepods.slice/crio-{ID}.scope", ID),
         (f"/process_api/{ID[:32]}", ID[:32]),
