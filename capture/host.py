@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hindsight.capture.cgroups import Memberships, container_id
+from hindsight.capture.devices import Device, mounts
 
 KEY_PATH = Path("/etc/hindsight/host.key")
 _KEY_BYTES = 32
@@ -160,6 +161,7 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
     """
     for pid in pids:
         now = time.monotonic_ns()
+        systems: dict[int, Device] | None = None
         with contextlib.suppress(OSError):
             for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
                 with contextlib.suppress(OSError):
@@ -173,12 +175,17 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
                     flags = int(info["flags"], 8)
                     if inherited and flags & os.O_CLOEXEC:
                         continue
+                    device = os.major(status.st_dev), os.minor(status.st_dev)
+                    if device[0] == 0:  # no disk: the trace may name it otherwise
+                        if systems is None:
+                            systems = {mount.number: mount.device for mount in mounts(pid)}
+                        device = systems.get(int(info.get("mnt_id", -1)), device)
                     yield {
                         "ts": now,
                         "pid": pid,
                         "fd": fd,
-                        "s_dev_major": os.major(status.st_dev),
-                        "s_dev_minor": os.minor(status.st_dev),
+                        "s_dev_major": device[0],
+                        "s_dev_minor": device[1],
                         "i_ino": status.st_ino,
                         "flags": flags,
                         "pos": int(info["pos"]),

@@ -49,7 +49,7 @@ def loop_device(image: Path, size: int) -> Iterator[tuple[str, Device]]:
 
 
 @contextlib.contextmanager
-def file_system(directory: Path, fstype: str, size: int = 256 << 20) -> Iterator[tuple[Path, Device]]:
+def file_system(directory: Path, fstype: str, size: int = 320 << 20) -> Iterator[tuple[Path, Device]]:
     """A new file system on a loop device of its own, mounted: where, and the device."""
     known = Path("/proc/filesystems").read_text().split()
     if fstype not in known:
@@ -66,6 +66,13 @@ def file_system(directory: Path, fstype: str, size: int = 256 << 20) -> Iterator
         finally:
             _unmount(where)
             where.rmdir()
+
+
+def remount(where: Path, fstype: str) -> None:
+    """Unmount and mount again: nothing of it is cached any more."""
+    node = run("findmnt", "--noheadings", "--output", "SOURCE", where)
+    _unmount(where)
+    run("mount", "-t", fstype, "-o", "noatime", node, where)
 
 
 def _unmount(where: Path) -> None:

@@ -35,7 +35,7 @@ child.wait()
 def tasks(tmp_path: Path, group: Path, **options: Any) -> tuple[list[dict[str, Any]], set[int]]:
     """Rows of ``tasks`` of a program that joins the group while it is recorded, and its threads."""
     command = (sys.executable, "-c", PROGRAM, str(group / "cgroup.procs"), str(tmp_path / "threads"))
-    record(RecordOptions(tmp_path / "raw", command, **options), say=lambda text: None)
+    record(RecordOptions(tmp_path / "raw", command, comm=True, **options), say=lambda text: None)
     convert([tmp_path / "raw"], tmp_path / "data", comm=True)
     (path,) = (tmp_path / "data").glob("host=*/date=*/tasks/*.parquet")
     return pq.read_table(path).to_pylist(), set(map(int, (tmp_path / "threads").read_text().split()))
