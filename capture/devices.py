@@ -12,28 +12,41 @@ Device = tuple[int, int]
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo."""
+    """One line of mountinfo. ``device`` is what trace events call ``s_dev``, which stat(2) need not give."""
 
     device: Device
     root: str
     where: Path
     fstype: str
+    number: int = 0
+    source: str = ""
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """A field of mountinfo or of mounts, as it was before the kernel escaped blanks in it."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def mounts() -> list[Mount]:
-    """The mounts of this process's namespace, in the kernel's order (proc_pid_mountinfo(5))."""
+def mounts(pid: int | str = "self") -> list[Mount]:
+    """The mounts of a process's namespace, in the kernel's order (proc_pid_mountinfo(5)). Raises OSError."""
     found = []
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    text = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     for line in text.splitlines():
         words = line.split(" ")
         major, minor = words[2].split(":")
-        fstype = words[words.index("-") + 1]
-        found.append(Mount((int(major), int(minor)), _unescape(words[3]), Path(_unescape(words[4])), fstype))
+        fstype, source = words[words.index("-") + 1 :][:2]
+        device, root, where = (int(major), int(minor)), unescape(words[3]), Path(unescape(words[4]))
+        found.append(Mount(device, root, where, fstype, int(words[0]), unescape(source)))
     return found
+
+
+def mount_id(fdinfo: str) -> int:
+    """The number of the mount that an open file belongs to, as :attr:`Mount.number`. Raises OSError."""
+    for line in Path(fdinfo).read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "mnt_id":
+            return int(value)
+    return -1
 
 
 def _sysfs(device: Device) -> Path:
@@ -64,11 +77,18 @@ def _number(path: Path) -> int:
 def device_facts(extra: tuple[Device, ...] = ()) -> list[dict[str, object]]:
     """Rows of the table ``devices`` (throttles still null), sorted: mounted block devices and ``extra``."""
     fstypes: dict[Device, str] = dict.fromkeys(extra, "")
+    pools: dict[Device, Path] = {}
     for mount in mounts():
-        if is_block(mount.device):
+        pool = _btrfs_pool(mount) if mount.fstype == "btrfs" else None
+        if pool is not None:
+            pools[mount.device] = pool
+        if pool is not None or is_block(mount.device):
             fstypes[mount.device] = mount.fstype
     rows: list[dict[str, object]] = []
     for device in sorted(fstypes):
+        if device in pools:
+            rows.append(_pool_facts(device, pools[device]))
+            continue
         queue = _sysfs(whole_disk(device)) / "queue"
         scheduler = ""
         with contextlib.suppress(OSError):
@@ -91,6 +111,36 @@ def device_facts(extra: tuple[Device, ...] = ()) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+_BTRFS = Path("/sys/fs/btrfs")
+_POOL_REQUEST_KB = 128
+"""What readahead takes for the largest request of a backing device that is no disk: VM_READAHEAD_PAGES."""
+
+
+def _btrfs_pool(mount: Mount) -> Path | None:
+    """What sysfs says of the btrfs that is mounted there; it is found by one of its disks."""
+    disk = Path(mount.source).resolve().name
+    return next((pool.parents[1] for pool in sorted(_BTRFS.glob("*/devices/*")) if pool.name == disk), None)
+
+
+def _pool_facts(device: Device, pool: Path) -> dict[str, object]:
+    """The row of a file system over several disks: its own readahead limit, no queue and no scheduler."""
+    return {
+        "dev_major": device[0],
+        "dev_minor": device[1],
+        "fstype": "btrfs",
+        "read_ahead_kb": _number(pool / "bdi" / "read_ahead_kb"),
+        "max_sectors_kb": _POOL_REQUEST_KB,
+        "optimal_io_size": 0,
+        "rotational": any(
+            bool(_number(disk.resolve() / "queue" / "rotational")) for disk in (pool / "devices").glob("*")
+        ),
+        "scheduler": "",
+        "nr_requests": 0,
+        "throttle_read_iops": None,
+        "throttle_read_bps": None,
+    }
 
 
 Throttle = dict[Device, dict[str, int]]
@@ -122,9 +172,9 @@ def _cgroup_mounts() -> dict[str, Path]:
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         _, where, kind, options, *_ = line.split()
         if kind == "cgroup2":
-            found.setdefault("cgroup2", Path(_unescape(where)))
+            found.setdefault("cgroup2", Path(unescape(where)))
         elif kind == "cgroup" and "blkio" in options.split(","):
-            found.setdefault("blkio", Path(_unescape(where)))
+            found.setdefault("blkio", Path(unescape(where)))
     return found
 
 

@@ -8,9 +8,12 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from hindsight.capture.cgroups import Memberships, container_id
+from hindsight.capture.devices import Device, mounts
 
 KEY_PATH = Path("/etc/hindsight/host.key")
 _KEY_BYTES = 32
@@ -113,15 +116,42 @@ def thread_groups(threads: Iterable[int]) -> list[int]:
     return sorted(groups)
 
 
-def tasks(pids: Iterable[int]) -> Iterator[dict[str, object]]:
-    """Rows of the table ``tasks``: the threads of these processes. Those that end meanwhile are left out."""
+def threads(pid: int) -> list[int]:
+    """The threads of a process; none when it has ended."""
+    with contextlib.suppress(OSError):
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    return []
+
+
+def tasks(
+    pids: Iterable[int], container_key: bytes | None = None, known: Collection[int] = ()
+) -> Iterator[dict[str, object]]:
+    """Rows of the table ``tasks``: the threads of these processes. Those that end meanwhile are left out.
+
+    Ids of containers are hashed with ``container_key`` (None = kept). ``known`` threads are left out.
+    """
+    memberships = Memberships()
     for pid in pids:
         now = time.monotonic_ns()
-        with contextlib.suppress(OSError):
-            for thread in sorted(int(name) for name in os.listdir(f"/proc/{pid}/task")):
-                with contextlib.suppress(OSError):
-                    comm = Path(f"/proc/{pid}/task/{thread}/comm").read_bytes().rstrip(b"\n")
-                    yield {"ts": now, "pid": thread, "tgid": pid, "comm": comm.decode(errors="replace")}
+        for thread in threads(pid):
+            if thread in known:
+                continue
+            task = Path(f"/proc/{pid}/task/{thread}")
+            with contextlib.suppress(OSError):
+                comm = (task / "comm").read_bytes().rstrip(b"\n")
+                group = memberships.of(task)
+                container = container_id(group.path) if group is not None else None
+                if container is not None and container_key is not None:
+                    container = pseudonym(container_key, f"container:{container}")
+                yield {
+                    "ts": now,
+                    "pid": thread,
+                    "tgid": pid,
+                    "comm": comm.decode(errors="replace"),
+                    "cgroup": group.number if group is not None else None,
+                    "cgroup_hierarchy": group.hierarchy if group is not None else None,
+                    "container": container,
+                }
 
 
 def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[str, object]]:
@@ -131,6 +161,7 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
     """
     for pid in pids:
         now = time.monotonic_ns()
+        systems: dict[int, Device] | None = None
         with contextlib.suppress(OSError):
             for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
                 with contextlib.suppress(OSError):
@@ -144,12 +175,17 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
                     flags = int(info["flags"], 8)
                     if inherited and flags & os.O_CLOEXEC:
                         continue
+                    device = os.major(status.st_dev), os.minor(status.st_dev)
+                    if device[0] == 0:  # no disk: the trace may name it otherwise
+                        if systems is None:
+                            systems = {mount.number: mount.device for mount in mounts(pid)}
+                        device = systems.get(int(info.get("mnt_id", -1)), device)
                     yield {
                         "ts": now,
                         "pid": pid,
                         "fd": fd,
-                        "s_dev_major": os.major(status.st_dev),
-                        "s_dev_minor": os.minor(status.st_dev),
+                        "s_dev_major": device[0],
+                        "s_dev_minor": device[1],
                         "i_ino": status.st_ino,
                         "flags": flags,
                         "pos": int(info["pos"]),

@@ -62,7 +62,8 @@ class RecordOptions(NamedTuple):
     asked: SIGUSR1, ``hindsight capture trigger``, a threshold of ``pressure``, and at the end. A segment is
     sealed after ``rotate_bytes`` of raw trace or ``rotate_s`` seconds. What was drained is made durable every
     ``sync_s`` seconds. ``metrics`` is a textfile for Prometheus, rewritten while it records. ``source`` is
-    FTRACE or PERF.
+    FTRACE or PERF. The sets ``counters`` (:mod:`hindsight.capture.counters.source`) and those of the control
+    groups ``cgroups`` are sampled every ``every_s`` seconds.
     """
 
     out: Path
@@ -84,3 +85,6 @@ class RecordOptions(NamedTuple):
     budgets: Budgets = Budgets()
     metrics: Path | None = None
     source: str = FTRACE
+    counters: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
+    every_s: float = 1.0

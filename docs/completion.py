@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hindsight.capture.counters.source import SETS
+from hindsight.capture.profiles import PROFILES
 from hindsight.command import ROOMS, build_parser
 
 
@@ -31,6 +33,8 @@ class Command:
 
 
 _FILES = ("DIR", "OUT", "FILE", "PATH")
+_SUGGESTED = {"NAME[+NAME]": tuple(PROFILES), "SET[,…]": SETS}
+"""Of options that take more than one of these: what the one can be."""
 
 
 def commands() -> list[Command]:
@@ -57,7 +61,7 @@ def _walk(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[C
                     list(action.option_strings),
                     _first(action),
                     action.nargs != 0,
-                    [str(choice) for choice in action.choices or ()],
+                    [str(choice) for choice in action.choices or _SUGGESTED.get(str(action.metavar), ())],
                     _is_file(action),
                 )
             )

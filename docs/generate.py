@@ -18,7 +18,7 @@ def data_dictionary() -> str:
     lines = [
         "# Data dictionary",
         "",
-        f"Generated from `capture/schema.py` (schema version {SCHEMA_VERSION}) by `make docs`; do not edit.",
+        f"Generated from `capture/schema/` (schema version {SCHEMA_VERSION}) by `make docs`; do not edit.",
         "",
         "Layout: `host=<pseudonym>/date=<YYYY-MM-DD>/<table>/<segment>.parquet`. A table without rows has no file.",
         "Tables of events are sorted by (ts, cpu, position in the ring buffer).",

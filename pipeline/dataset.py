@@ -47,7 +47,7 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
     """Open one file of a dataset.
 
     Raises ConfigurationError, naming the file, if it is not Parquet, is truncated, has another schema version
-    or other columns than :mod:`hindsight.capture.schema` gives the table.
+    or other columns than :mod:`hindsight.capture.schema` gives the table; it may lack those that can be null.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -73,6 +73,8 @@ def open_file(path: Path, table: str) -> pq.ParquetFile:
         )
     found = {f.name: _plain(f.type) for f in file.schema_arrow}
     for wanted in schema.arrow_schema(table):
+        if wanted.nullable and wanted.name not in found:
+            continue  # written before there was such a column: nothing is known of it
         if found.get(wanted.name) != wanted.type:
             state = f"is {found[wanted.name]}, not {wanted.type}" if wanted.name in found else "is missing"
             raise ConfigurationError(f"{path}: the column {wanted.name!r} {state}", _CONVERT)
@@ -94,7 +96,12 @@ def _read_file(path: Path, table: str) -> pa.Table:
 
     wanted = schema.arrow_schema(table)
     try:
-        read = open_file(path, table).read(columns=wanted.names)
+        file = open_file(path, table)
+        there = [name for name in wanted.names if name in file.schema_arrow.names]
+        read = file.read(columns=there)
+        for field in wanted:
+            if field.name not in there:
+                read = read.append_column(field, pa.nulls(read.num_rows, field.type))
         return read.select(wanted.names).cast(wanted).replace_schema_metadata(None)
     except (OSError, pa.ArrowException) as error:
         raise ConfigurationError(f"{path} cannot be read to its end: {_first(error)}", _CONVERT) from error

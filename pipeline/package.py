@@ -23,7 +23,7 @@ GOLDEN_STATES = 64
 """So many labelled states, spread over all of them, are the golden inputs (with every candidate each)."""
 
 CODE = (
-    "capture/schema.py",
+    "capture/schema",
     "hindsight/errors.py",
     "models/forest.py",
     "models/loader.py",

@@ -97,7 +97,7 @@ def test_a_room_imports_only_what_the_architecture_allows(room: str) -> None:
 
 
 def test_the_rule_finds_a_forbidden_import(tmp_path: Path) -> None:
-    path = ROOT / "capture" / "schema.py"
+    path = ROOT / "capture" / "host.py"
     assert _violations("capture", path, "hindsight.capture") == []
     source = tmp_path / "leak.py"
     source.write_text("def f():\n    from hindsight.pipeline import ingest\n    import polars\n")

@@ -18,7 +18,11 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "  sudo hindsight capture doctor --json -o /srv/traces\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    doctor.add_argument("--profile", default="readahead", help="what to record (default: %(default)s)")
+    doctor.add_argument(
+        "--profile", metavar="NAME[+NAME]", default="readahead",
+        help="what to record: readahead, pagecache, blockio, writeback, sched, cpuidle, damon; several are "
+        "joined by + (default: %(default)s)",
+    )  # fmt: skip
     doctor.add_argument(
         "-o", "--out", metavar="DIR", type=Path, default=Path("."), help="where recordings would go"
     )

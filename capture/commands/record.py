@@ -25,6 +25,10 @@ def _kib(text: str) -> int:
     return int(text)
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _unit(name: str) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         from hindsight.capture import units
@@ -66,7 +70,11 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         usage="%(prog)s -o DIR [options] [-- CMD ...]",
     )
     record.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where recordings go")
-    record.add_argument("--profile", default="readahead", help="what to record (default: %(default)s)")
+    record.add_argument(
+        "--profile", metavar="NAME[+NAME]", default="readahead",
+        help="what to record: readahead, pagecache, blockio, writeback, sched, cpuidle, damon; several are "
+        "joined by + (default: %(default)s)",
+    )  # fmt: skip
     record.add_argument(
         "--duration", metavar="T", type=_unit("duration"), help="end after this time (60, 10m)"
     )
@@ -91,6 +99,7 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="record through tracefs instances or perf_event_open (default: %(default)s)",
     )  # fmt: skip
     _configure_when(record)
+    _configure_sampled(record)
     _configure_budgets(record)
     record.add_argument("command", nargs="*", metavar="CMD", help="the command; without one: the whole host")
     record.set_defaults(run=_record)
@@ -114,6 +123,22 @@ def _configure_when(record: argparse.ArgumentParser) -> None:
     when.add_argument(
         "--psi", metavar="RES:KIND:STALL/WINDOW", type=_unit("pressure"), action="append", default=[],
         help="trigger when the host stalls this much, as memory:some:150ms/1s (repeatable)",
+    )  # fmt: skip
+
+
+def _configure_sampled(record: argparse.ArgumentParser) -> None:
+    sampled = record.add_argument_group("sampled beside the events")
+    sampled.add_argument(
+        "--counters", metavar="SET[,…]", type=_names, action="extend", default=[],
+        help="sets of counters: cpuidle, diskstats, meminfo, perf, psi, stat, vmstat (repeatable)",
+    )  # fmt: skip
+    sampled.add_argument(
+        "--cgroup", metavar="PATH", action="append", default=[],
+        help="counters of this control group: memory, I/O, processor time, pressure (repeatable)",
+    )  # fmt: skip
+    sampled.add_argument(
+        "--every", metavar="S", type=_unit("duration"), default=1.0,
+        help="time between two samples (default: 1s)",
     )  # fmt: skip
 
 
@@ -177,6 +202,9 @@ def _record(args: argparse.Namespace) -> int:
         budgets=Budgets(args.max_cpu, args.max_disk, args.min_free, args.max_memory, args.max_rate),
         metrics=args.metrics,
         source=args.source,
+        counters=tuple(args.counters),
+        cgroups=tuple(args.cgroup),
+        every_s=args.every,
     )
     recording = record(options, sealed=_show)
     if recording.status is not None:

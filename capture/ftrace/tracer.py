@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hindsight.capture import devices
+from hindsight.capture.filters import event_filters
 from hindsight.capture.ftrace.ring import Drain
 from hindsight.capture.ftrace.tracefs import Instance
-from hindsight.capture.profiles import DEVICE_FIELDS, kernel_device
+from hindsight.capture.profiles import kernel_device
 from hindsight.errors import NotPermittedError
 
 _FILE_EVENTS = ("filemap/", "readahead/")
@@ -20,9 +22,9 @@ _FILE_EVENTS = ("filemap/", "readahead/")
 class FtraceTracer:
     """A private tracefs instance.
 
-    ``wanted`` limits events that carry a device to these. ``overwrite``: the ring buffers keep the latest
-    events, and :meth:`drain` is called only when they are asked for. Raises what :class:`Instance` raises;
-    the instance is removed when anything fails.
+    ``wanted`` limits events that carry a device to these; ``filters`` are those of the profile.
+    ``overwrite``: the ring buffers keep the latest events, and :meth:`drain` is called only when they are
+    asked for. Raises what :class:`Instance` raises; the instance is removed when anything fails.
     """
 
     source = "ftrace"
@@ -35,6 +37,7 @@ class FtraceTracer:
         events: Sequence[str],
         wanted: Iterable[devices.Device] = (),
         overwrite: bool = False,
+        filters: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.buffer_kb = buffer_kb
@@ -47,7 +50,7 @@ class FtraceTracer:
             self.instance.configure(buffer_kb, overwrite)
             self.events = [event for event in events if self.instance.has(event)]
             self.missing = [event for event in events if event not in self.events]
-            self.filters = _device_filters(self.events, list(wanted))
+            self.filters = event_filters(self.events, wanted, filters)
             self._drain = Drain(self.instance, buffer_kb)
             self._subbuffer = self.instance.subbuffer_bytes()
             for event, text in self.filters.items():
@@ -171,14 +174,3 @@ class FtraceTracer:
                 self._drain = None
         finally:
             self.instance.remove()
-
-
-def _device_filters(events: Iterable[str], wanted: list[devices.Device]) -> dict[str, str]:
-    filters = {}
-    for event in events:
-        field = DEVICE_FIELDS.get(event.split("/")[0])
-        if wanted and field:
-            # Requests carry the disk, the page cache carries the partition.
-            numbers = {device if field == "s_dev" else devices.whole_disk(device) for device in wanted}
-            filters[event] = " || ".join(f"{field} == {kernel_device(*number)}" for number in sorted(numbers))
-    return filters

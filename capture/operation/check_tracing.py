@@ -12,10 +12,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hindsight.capture.filters import device_filter
 from hindsight.capture.ftrace import tracefs
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.operation.status import CLEAN, abandoned_instances
-from hindsight.capture.profiles import DEVICE_FIELDS, Profile
+from hindsight.capture.profiles import Profile
 from hindsight.errors import HindsightError
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
@@ -167,10 +168,10 @@ def _needed(name: str, found: bool, what: str, lack: str) -> Check:
 
 def _filters(instance: tracefs.Instance, profile: Profile) -> Check:
     for event in profile.tracepoints:
-        field = DEVICE_FIELDS.get(event.split("/")[0])
-        if field and instance.has(event):
+        text = device_filter(event, [(0, 1)])
+        if text and instance.has(event):
             try:
-                instance.write(f"events/{event}/filter", f"{field} == 1")
+                instance.write(f"events/{event}/filter", text)
                 instance.write(f"events/{event}/filter", "0")
             except OSError as error:
                 return Check(

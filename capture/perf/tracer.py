@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hindsight.capture import devices
+from hindsight.capture.filters import event_filters
 from hindsight.capture.perf import event as perf
 from hindsight.capture.perf import tracepoints
 from hindsight.capture.perf.blocks import as_subbuffer, count_samples
 from hindsight.capture.perf.family import Family
-from hindsight.capture.perf.filters import event_filters
 from hindsight.capture.perf.group import Group
 from hindsight.capture.perf.ring import Ring, data_pages
 from hindsight.capture.profiles import FOLLOWING
@@ -56,8 +57,9 @@ def _running_on(cpu: int) -> Iterator[bool]:
 class PerfTracer:
     """The ring buffers of ``events`` (``system/event``), one for each processor.
 
-    ``wanted`` limits events that carry a device to these. Events of the group ``devices`` fire in any context
-    and are those of the whole host; others may be those of threads that are followed. What
+    ``wanted`` limits events that carry a device to these; ``filters`` are those of the profile. Events of the
+    group ``devices`` fire in any context and are those of the whole host; others may be those of threads that
+    are followed. What
     :class:`hindsight.capture.recording.tracer.Tracer` says holds, but: the events are opened by
     :meth:`follow`, :meth:`ignore` or :meth:`on`, whichever comes first (the kernel wants to know then
     whose they are), and filters cannot change after that. Processors that come online later are not recorded.
@@ -74,6 +76,7 @@ class PerfTracer:
         events: Sequence[str],
         wanted: Iterable[devices.Device] = (),
         overwrite: bool = False,
+        filters: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if overwrite:
             raise UsageError(
@@ -88,7 +91,8 @@ class PerfTracer:
         self.events = list(self._ids)
         self.missing = [event for event in events if event not in self._ids]
         self._wanted = list(wanted)
-        self.filters = event_filters(self.events, self._wanted)
+        self._wanted_filters = filters
+        self.filters = event_filters(self.events, self._wanted, filters)
         self._cpus = online_cpus()
         self._groups: dict[int, Group] = {}
         self._exact: dict[int, tuple[int, int, int]] = {}
@@ -125,7 +129,7 @@ class PerfTracer:
         pids = self._family.pids if self._family is not None else None
         perf.raise_descriptor_limit((len(self.events) + 2) * len(self._cpus) * len(pids or [0]))
         ignored = self._ignored if self.name in FOLLOWING and pids is None else []
-        self.filters = event_filters(self.events, self._wanted, ignored)
+        self.filters = event_filters(self.events, self._wanted, self._wanted_filters, ignored)
         try:
             for cpu in self._cpus:
                 self._groups[cpu] = Group(cpu, self._ids, pids, self.buffer_kb)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hindsight.capture.ftrace import tracefs
-from hindsight.capture.options import FTRACE, RecordOptions
+from hindsight.capture.options import FTRACE, PERF, RecordOptions
 from hindsight.capture.profiles import profile
 from hindsight.capture.recording.child import StoppedCommand, choose_identity
 from hindsight.capture.recording.tracers import Tracers
-from hindsight.errors import ConfigurationError
+from hindsight.errors import ConfigurationError, UsageError
 
 
 class Launch:
@@ -39,6 +39,11 @@ class Launch:
     def _launch(self) -> None:
         options = self.options
         wanted = profile(options.profile)
+        if wanted.ftrace_only and options.source == PERF:
+            raise UsageError(
+                f"perf misses events of the profile {wanted.name}",
+                "They fire in idle processors or for another thread than runs: record with --source ftrace.",
+            )
         identity, sentence = choose_identity(options.user) if options.command else (None, "")
         root = tracefs.locate() if options.source == FTRACE else None
         self._make_directory()
@@ -48,7 +53,7 @@ class Launch:
             self._stack.callback(self.command.close)
         if sentence:
             self.say(sentence)
-        self.tracers = Tracers(root, options, wanted.events)
+        self.tracers = Tracers(root, options, wanted)
         self._stack.callback(self.tracers.close)
 
     def _make_directory(self) -> None:

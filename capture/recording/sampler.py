@@ -107,6 +107,7 @@ class Sampler:
                 # Samples that should have been taken meanwhile are not made up for.
                 due += late // watch.source.every_s * watch.source.every_s
             self._end.wait(max(due - time.monotonic(), 0))
+        self._take(watch)  # what came since the last one, and of a short recording all there is
 
     def _take(self, watch: _Watch) -> None:
         source = watch.source

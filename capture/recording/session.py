@@ -38,6 +38,9 @@ _LOOK_SHARE = 100
 _ANCHOR_NS = 60_000_000_000
 _SUSPENDED_NS = 1_000_000
 """When CLOCK_BOOTTIME gained so much on CLOCK_MONOTONIC, the host was suspended."""
+_THREADS_NS = 1_000_000_000
+_HOST_THREADS_NS = 5_000_000_000
+"""How often threads are looked for that were created meanwhile: of a command, of a whole host."""
 _NICE = -10
 
 
@@ -85,7 +88,7 @@ class Session:
         self._poller = select.poll()
         self._poller.register(signals.wake, select.POLLIN)
         self._rings: set[int] = set()
-        self._synced_ns = self._anchored_ns = self._offset_ns = 0
+        self._synced_ns = self._anchored_ns = self._offset_ns = self._threads_ns = 0
 
     # Beginning and end
 
@@ -130,9 +133,10 @@ class Session:
         stack.callback(self._footprint.close)
         self._publisher = Publisher(options, capture, me)
         stack.callback(self._publisher.close)
-        self._sampler = Sampler(sources(options), self._segments.append, self.say)
-        stack.callback(self._sampler.stop)
         pids = [self._command.pid] if self._command is not None else None
+        sampled = sources(options, pids[0] if pids else None, self.say)
+        self._sampler = Sampler(sampled, self._segments.append, self.say)
+        stack.callback(self._sampler.stop)
         self._recorder.open(pids)
         opened = self._segments.current
         assert opened is not None
@@ -146,7 +150,7 @@ class Session:
         command = self._command
         now = time.monotonic_ns()
         self._ending.begin(now)
-        self._synced_ns = self._anchored_ns = self._drained_ns = now
+        self._synced_ns = self._anchored_ns = self._drained_ns = self._threads_ns = now
         self._offset_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now
         self._schedule = Schedule(self.options.duty, now)
         self._recorder.begin()
@@ -276,6 +280,9 @@ class Session:
             if now - self._anchored_ns >= _ANCHOR_NS or abs(offset - self._offset_ns) > _SUSPENDED_NS:
                 self._anchored_ns, self._offset_ns = now, offset
                 self._segments.note_anchor()
+        if now - self._threads_ns >= (_THREADS_NS if self._command is not None else _HOST_THREADS_NS):
+            self._threads_ns = now
+            self._segments.look_at_new_threads()
         if now - self._synced_ns >= self.options.sync_s * 1e9:
             self._synced_ns = now
             self._segments.sync()

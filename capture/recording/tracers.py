@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hindsight.capture.ftrace.tracer import FtraceTracer
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
-from hindsight.capture.profiles import DEVICES, FOLLOWING, INODES, INSTANCES, SCRUBBED, TASKS
+from hindsight.capture.profiles import DEVICES, FOLLOWING, INODES, SCRUBBED, SWITCHES, TASKS, Profile
 from hindsight.capture.recording.tracer import Stats, Tracer
 from hindsight.errors import NotPermittedError
 
-_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, DEVICES: 4}
+_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4}
 """Other events are fewer than those of threads: their buffers are so many times smaller."""
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""
@@ -50,15 +50,13 @@ class Together:
 
 
 class Tracers:
-    """Tracers for ``events`` (by group), switched off.
+    """Tracers for the events of a profile, switched off.
 
     ``root`` is where tracefs is, None for other sources. The kernel takes its time to allocate ring buffers
     and to enable events: that is only begun; everything but :meth:`close` needs :meth:`wait` first.
     """
 
-    def __init__(
-        self, root: Path | None, options: RecordOptions, events: Mapping[str, tuple[str, ...]]
-    ) -> None:
+    def __init__(self, root: Path | None, options: RecordOptions, profile: Profile) -> None:
         self._root = root
         self._options = options
         self._flight = options.mode == FLIGHT
@@ -68,27 +66,28 @@ class Tracers:
         self._follows = False
         wanted_kb = {
             name: max(options.buffer_kb // _SHARE[name], min(options.buffer_kb, 64))
-            for name in INSTANCES
-            if events.get(name)
+            for name in profile.events
         }
         self._cpus = os.cpu_count() or 1
         buffer_kb = _fit(options, wanted_kb, self._cpus)
 
         def job(name: str) -> Callable[[], object]:
-            return lambda: self._make(name, buffer_kb[name], events[name])
+            return lambda: self._make(name, buffer_kb[name], profile)
 
         self._making = Together(map(job, wanted_kb))
         self._groups = tuple(wanted_kb)
 
-    def _make(self, name: str, buffer_kb: int, events: tuple[str, ...]) -> None:
-        wanted = self._options.devices
+    def _make(self, name: str, buffer_kb: int, profile: Profile) -> None:
+        wanted, events, filters = self._options.devices, profile.events[name], profile.filters
         if self._options.source == PERF:
             from hindsight.capture.perf.tracer import PerfTracer
 
-            self._made[name] = PerfTracer(name, buffer_kb, events, wanted, self._flight)
+            self._made[name] = PerfTracer(name, buffer_kb, events, wanted, self._flight, filters)
         else:
             assert self._root is not None
-            self._made[name] = FtraceTracer(self._root, name, buffer_kb, events, wanted, self._flight)
+            self._made[name] = FtraceTracer(
+                self._root, name, buffer_kb, events, wanted, self._flight, filters
+            )
 
     def wait(self) -> None:
         """They are made. Raises what a :class:`Tracer` raises when it is made."""
@@ -176,7 +175,7 @@ class Tracers:
         """The processes that are recorded, None = all."""
         from hindsight.capture import host
 
-        threads = self._made[TASKS].followed()
+        threads = next(t for t in self.all if t.name in FOLLOWING).followed()
         return host.thread_groups(threads) if threads is not None else None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Segments:
         self._dirty = True
         self._noted: Stats = {}
         self._preparing = False
+        self._looking = False
+        self._threads: set[int] = set()
         self._sealing: list[Callable[[], Path]] = []
         self._unsealed: list[Callable[[], Path]] = []
         self.current: OpenSegment | None = None
@@ -71,10 +73,6 @@ class Segments:
         """So many bytes went into the current segment."""
         self._usage.raw_bytes += count
         self._dirty = self._dirty or count > 0
-
-    def tasks(self, pids: Iterable[int]) -> list[dict[str, object]]:
-        """Rows of the table ``tasks`` of these processes, now."""
-        return list(self._description.tasks(pids))
 
     def _build(
         self, anchor: host.ClockAnchor, stats: Stats, tables: dict[str, list[Any]], prepared: bool = False
@@ -156,6 +154,28 @@ class Segments:
         if self.current is not None:
             self.current.note({"kind": "anchor", "row": asdict(host.clock_anchor())})
 
+    def tasks(self, pids: Iterable[int], known: Collection[int] = ()) -> list[dict[str, object]]:
+        """Rows of the table ``tasks`` for these processes, but for ``known`` threads."""
+        return list(self._description.tasks(pids, known))
+
+    def look_at_new_threads(self) -> None:
+        """Have the sealer note the threads that were created since it last looked."""
+        segment = self.current
+        if segment is None or self._looking:
+            return
+        self._looking = True
+
+        def job() -> None:
+            pids = self._subjects()
+            subjects = host.processes() if pids is None else pids
+            rows = self.tasks(subjects, self._threads)
+            for entry in in_chunks("tasks", rows):
+                segment.note(entry)
+            # Numbers are used again: who is gone is not known any more.
+            self._threads = {thread for pid in subjects for thread in host.threads(pid)}
+
+        self._sealer.do("threads", job)
+
     def look_at_host(self) -> None:
         """Have threads and open files looked at, by the sealer, into the current segment."""
         segment = self.current
@@ -165,7 +185,8 @@ class Segments:
         def job() -> None:
             pids = self._subjects()
             subjects = host.processes() if pids is None else pids
-            tasks = self._description.tasks(subjects)
+            tasks = self.tasks(subjects)
+            self._threads = {int(str(row["pid"])) for row in tasks}
             for table, rows in (("tasks", tasks), ("descriptors", host.descriptors(subjects))):
                 for entry in in_chunks(table, rows):
                     segment.note(entry)
@@ -230,7 +251,7 @@ class Segments:
 
         def job() -> Path:
             if self._subjects() is None:
-                closing["tables"]["tasks"] = list(self._description.tasks(host.processes()))
+                closing["tables"]["tasks"] = self.tasks(host.processes())
             path = segment.seal(closing)
             if closed == "rotation":
                 _drop_from_cache(path)
@@ -250,6 +271,8 @@ class Segments:
                 self.next = outcome.value
             elif outcome.kind == "sync":
                 self._syncing = False
+            elif outcome.kind == "threads":
+                self._looking = False
             elif outcome.kind == "seal":
                 job, path = outcome.value if outcome.error is None else (self._sealing[0], None)
                 self._sealing.remove(job)
@@ -258,7 +281,7 @@ class Segments:
                 else:
                     self.sealed.append(path)
                     self._on_sealed(path)
-            if outcome.error is not None and outcome.kind != "look":
+            if outcome.error is not None and outcome.kind not in ("look", "threads"):
                 # (A look fails when its segment is sealed already, or with the space that others miss too.)
                 failed.append(outcome.error)
         if failed:

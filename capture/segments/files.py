@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import stat
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from hindsight.capture.devices import Device, mounts
+from hindsight.capture.devices import Device, mount_id, mounts
+from hindsight.capture.segments.handles import opener
 
 Inode = tuple[Device, int]
 """A file as its device and inode number."""
@@ -20,7 +20,6 @@ _WINDOW_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 14
 _RARE = 64
 """A byte is rare when at most one of so many is that."""
-_FILEID_INO32_GEN = 1  # enum fid_type of include/linux/exportfs.h; generation 0 = any in ext4
 
 
 class InodeScan:
@@ -107,23 +106,24 @@ def find_inodes(
 def file_facts(inodes: Iterable[Inode], pids: Iterable[int], paths: bool) -> list[dict[str, object]]:
     """Rows of the table ``files``, sorted by device and inode; a file that cannot be reached has none.
 
-    A file is opened by its handle (needs CAP_DAC_READ_SEARCH; ext2/3/4 and others that accept inode number
-    and generation 0), else looked for among the open files of the processes ``pids``.
+    A file is opened by its number (:mod:`hindsight.capture.segments.handles`), else looked for among the open
+    files of the processes ``pids``.
     """
     wanted = sorted(set(inodes))
-    roots = {mount.device: mount.where for mount in reversed(mounts())}
+    roots = {mount.device: mount for mount in reversed(mounts())}
     rows = {}
     for device in sorted({device for device, _ in wanted} & roots.keys()):
         try:
-            root = os.open(roots[device], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(roots[device].where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             continue
         try:
-            if _number(os.fstat(root).st_dev) != device:  # something else is mounted over it
+            if mount_id(f"/proc/self/fdinfo/{root}") != roots[device].number:  # something is mounted over it
                 continue
+            by_number = opener(root, roots[device].fstype)
             for inode in wanted:
-                if inode[0] == device:
-                    row = _by_handle(root, inode, paths)
+                if inode[0] == device and (descriptor := by_number(inode[1])) is not None:
+                    row = _opened(inode, descriptor, paths)
                     if row is not None:
                         rows[inode] = row
         finally:
@@ -135,29 +135,11 @@ def file_facts(inodes: Iterable[Inode], pids: Iterable[int], paths: bool) -> lis
     return [rows[inode] for inode in wanted if inode in rows]
 
 
-class _FileHandle(ctypes.Structure):
-    _fields_ = (
-        ("handle_bytes", ctypes.c_uint32),
-        ("handle_type", ctypes.c_int32),
-        ("inode", ctypes.c_uint32),
-        ("generation", ctypes.c_uint32),
-    )
-
-
 def _number(device: int) -> Device:
     return os.major(device), os.minor(device)
 
 
-def _by_handle(root: int, inode: Inode, paths: bool) -> dict[str, object] | None:
-    if inode[1] >= 1 << 32:
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "open_by_handle_at"):
-        return None
-    handle = _FileHandle(8, _FILEID_INO32_GEN, inode[1], 0)
-    descriptor = libc.open_by_handle_at(root, ctypes.byref(handle), os.O_PATH | os.O_CLOEXEC)
-    if descriptor < 0:
-        return None
+def _opened(inode: Inode, descriptor: int, paths: bool) -> dict[str, object] | None:
     try:
         path = os.readlink(f"/proc/self/fd/{descriptor}") if paths else None
         return _row(inode, os.fstat(descriptor), path)

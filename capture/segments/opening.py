@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -55,6 +55,7 @@ class Description:
         self._key = host.host_key(options.out)
         self._comm_key = host.derived_key(self._key, "comm")
         self._names = NameHash(self._comm_key)
+        self._container_key = None if options.paths else self._key
         status = os.stat(options.out)
         self.out_device = [os.major(status.st_dev), os.minor(status.st_dev)]
         self.out_disk = list(whole_disk((os.major(status.st_dev), os.minor(status.st_dev))))
@@ -91,9 +92,12 @@ class Description:
             "tool_version": __version__,
         }
 
-    def tasks(self, pids: Iterable[int]) -> Iterator[dict[str, object]]:
-        """Rows of the table ``tasks`` of these processes, with names as this recording keeps them."""
-        for row in host.tasks(pids):
+    def tasks(self, pids: Iterable[int], known: Collection[int] = ()) -> Iterator[dict[str, object]]:
+        """Rows of the table ``tasks`` of these processes, with names as this recording keeps them.
+
+        ``known`` threads are left out.
+        """
+        for row in host.tasks(pids, self._container_key, known):
             yield row if self.options.comm else {**row, "comm": self._names.text(str(row["comm"]))}
 
     def capture_row(self, anchor: host.ClockAnchor, stats: Stats) -> dict[str, Any]:
