@@ -99,48 +99,50 @@ def _names(tables: Iterable[Table]) -> tuple[str, ...]:
     return tuple(table.tracepoint for table in tables)
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
+    """What can be chosen by one name: see :class:`Profile`; ``events`` not yet by group."""
+
     meaning: str
     events: tuple[str, ...]
     filters: Mapping[str, str] = {}
     ftrace_only: bool = False
 
 
-_CHOICES = {
-    "readahead": _Choice(
+CHOICES = {
+    "readahead": Choice(
         "buffered reads: system calls, the page cache, readahead decisions, block requests",
         _names((*reading.EVENTS, *syscalls.EVENTS)),
     ),
-    "pagecache": _Choice(
+    "pagecache": Choice(
         "the page cache: what is looked up, added, dirtied and evicted, and reclaim",
         (*_PAGES, "writeback/writeback_dirty_folio", *_names(pagecache.EVENTS), *_IDENTITY),
     ),
-    "blockio": _Choice(
+    "blockio": Choice(
         "block I/O from the bio to its completion: queueing, merging, splitting, requeueing, errors",
         (*_names(blockio.EVENTS), *_REQUESTS, *_IDENTITY),
     ),
-    "writeback": _Choice(
+    "writeback": Choice(
         "dirty pages: who makes them, who waits, what the flusher threads write, and the writes to devices",
         (*_names(writeback.EVENTS), *_REQUESTS, *_IDENTITY),
         dict.fromkeys(_REQUESTS, _WRITES),
     ),
-    "sched": _Choice(
+    "sched": Choice(
         "the scheduler: switches, wakeups, migrations",
         (*_names(scheduling.EVENTS), *_IDENTITY),
         ftrace_only=True,
     ),
-    "cpuidle": _Choice(
+    "cpuidle": Choice(
         "idle processors: states entered and left, wrong guesses, ticks stopped, frequencies",
         (*_names(power.EVENTS), *_IDENTITY),
         ftrace_only=True,
     ),
-    "damon": _Choice(
+    "damon": Choice(
         "DAMON: regions and how often they were accessed, what schemes do (set DAMON up yourself)",
         (*_names(damon.EVENTS), *_IDENTITY),
     ),
 }
 
-PROFILES: dict[str, str] = {name: choice.meaning for name, choice in _CHOICES.items()}
+PROFILES: dict[str, str] = {name: choice.meaning for name, choice in CHOICES.items()}
 """The profiles, and what each records."""
 
 
@@ -150,13 +152,13 @@ def profile(name: str) -> Profile:
     Raises UsageError when there is none.
     """
     names = list(dict.fromkeys(name.split("+")))
-    unknown = [one for one in names if one not in _CHOICES]
+    unknown = [one for one in names if one not in CHOICES]
     if unknown:
-        known = ", ".join(sorted(PROFILES))
+        known = ", ".join(sorted(CHOICES))
         raise UsageError(
             f"there is no recording profile {unknown[0]!r}", f"Known profiles: {known}; join several by +."
         )
-    chosen = [_CHOICES[one] for one in names]
+    chosen = [CHOICES[one] for one in names]
     events = tuple(dict.fromkeys(event for choice in chosen for event in choice.events))
     filters = {}
     for event in events:

@@ -131,19 +131,15 @@ def test_type_information_agrees_with_tracefs(live: Path) -> None:
 
 
 def test_missing_tracepoints_and_what_follows(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = {
-        profiles.TASKS: ("syscalls/sys_enter_read", "readahead/no_such", "none/x"),
-        profiles.DEVICES: ("block/block_rq_issue",),
-    }
-    monkeypatch.setitem(profiles.PROFILES, "some", lambda: profiles.Profile("some", events))
+    events = ("syscalls/sys_enter_read", "readahead/no_such", "none/x", "block/block_rq_issue")
+    monkeypatch.setitem(profiles.CHOICES, "some", profiles.Choice("", events))
     found = diagnose("some", Path("."))
     checks = {check.id: check for check in found.checks}
     assert checks["events-readahead"].state == WARN
     assert "no verdict" in checks["events-readahead"].remedy
     assert found.missing == ["readahead", "none"]
     assert found.exit_code == ExitCode.FAILED
-    nothing = {profiles.TASKS: ("none/x",), profiles.DEVICES: ()}
-    monkeypatch.setitem(profiles.PROFILES, "nothing", lambda: profiles.Profile("nothing", nothing))
+    monkeypatch.setitem(profiles.CHOICES, "nothing", profiles.Choice("", ("none/x",)))
     assert diagnose("nothing", Path(".")).exit_code == ExitCode.NOT_PERMITTED
 
 
