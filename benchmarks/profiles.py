@@ -2,8 +2,8 @@
 
 The workload, ``WORKLOAD`` below: for some seconds, 50 rounds a second, on an ext4 of its own behind a loop
 device: a cold read of 64 KiB, a cached one, a write of 16 KiB that is forced to the device every tenth round,
-and a short-lived child every fiftieth. The command alone is recorded, and of the devices all that happens on
-the host meanwhile. Needs root. ``profiles.py [SECONDS]``.
+and a short-lived child every fiftieth. The command alone is recorded, of devices the loop device alone; of
+processors, reclaim and DAMON all that happens on the host meanwhile. Needs root. ``profiles.py [SECONDS]``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ def measure(where: Path, seconds: float, **options: Any) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         raw, data = Path(directory) / "raw", Path(directory) / "data"
         command = (sys.executable, "-S", "-c", WORKLOAD, str(where), str(seconds))
-        done = record(RecordOptions(raw, command, every_s=EVERY_S, **options), lambda text: None)
+        number = os.stat(where).st_dev
+        asked = RecordOptions(
+            raw, command, devices=((os.major(number), os.minor(number)),), every_s=EVERY_S, **options
+        )
+        done = record(asked, lambda text: None)
         convert([raw], data)
         facts = open_segment(done.path).facts
         span = (facts["recorder"]["to_ns"] - facts["recorder"]["from_ns"]) / 1e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -487,6 +488,23 @@ def test_damon_has_every_region_of_every_interval(
             assert all(row["nr_accesses"] <= samples for row in regions)
             if span is not None:
                 assert all(span[0] <= row["start"] and row["end"] <= span[1] for row in regions)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["sched", "blockio+writeback"])
+def test_raw_trace_holds_no_names_of_threads(live: Path, tmp_path: Path, name: str) -> None:
+    program = tmp_path / "zanzibar"
+    shutil.copy("/bin/dd", program)
+    command = (program, "if=/dev/zero", f"of={tmp_path / 'written'}", "bs=64k", "count=64", "conv=fsync")
+    taken = Taken(tmp_path, name, command)
+    raw = [file.read_bytes() for file in (tmp_path / "raw").glob("*/raw/*/*")]
+    assert sum(map(len, raw)) > 4096 and taken.recording.events > 50
+    assert not any(b"zanzibar" in data for data in raw)
+    kept = tmp_path / "kept"
+    record(RecordOptions(kept, tuple(map(str, command)), name, comm=True), say=lambda text: None)
+    assert any(b"zanzibar" in file.read_bytes() for file in kept.glob("*/raw/*/*")), "or it proves nothing"
 
 
 # Losses and budgets
