@@ -175,6 +175,16 @@ def profile(name: str) -> Profile:
     )
 
 
+_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4}
+"""Other events are fewer than those of threads: their buffers are so many times smaller."""
+_LEAST_KB = 64
+
+
+def buffers_kb(wanted: Profile, buffer_kb: int) -> dict[str, int]:
+    """The ring buffers of a profile by group, KiB per CPU; ``buffer_kb`` is that of the threads' events."""
+    return {group: max(buffer_kb // _SHARE[group], min(buffer_kb, _LEAST_KB)) for group in wanted.events}
+
+
 def kernel_device(major: int, minor: int) -> int:
     """The kernel's internal device number, as events hold it (``MKDEV`` of include/linux/kdev_t.h)."""
     return major << 20 | minor

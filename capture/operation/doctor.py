@@ -78,7 +78,7 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
         "privileges": check_host.privileges,
         "tracing": lambda: check_tracing.tracing(wanted),
         "perf": lambda: check_perf.perf(wanted),
-        "memory": lambda: [check_host.memory(_ring_kb(), os.cpu_count() or 1)],
+        "memory": lambda: [check_host.memory(_ring_kb(wanted), os.cpu_count() or 1)],
         "disk": lambda: [check_host.disk(out, Budgets().min_free)],
         "psi": lambda: [check_host.pressure()],
         "machine": check_host.machine,
@@ -95,9 +95,9 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
     return Diagnosis(profile, tuple(checks))
 
 
-def _ring_kb() -> int:
-    """Ring buffers of all instances per CPU, by default (the second and the third have a quarter each)."""
-    return RecordOptions(Path()).buffer_kb * 3 // 2
+def _ring_kb(profile: profiles.Profile) -> int:
+    """Ring buffers of all instances per CPU, by default."""
+    return sum(profiles.buffers_kb(profile, RecordOptions(Path()).buffer_kb).values())
 
 
 def lines(found: Diagnosis) -> Iterator[str]:

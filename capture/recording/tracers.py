@@ -10,12 +10,10 @@ from pathlib import Path
 
 from hindsight.capture.ftrace.tracer import FtraceTracer
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
-from hindsight.capture.profiles import DEVICES, FOLLOWING, INODES, SCRUBBED, SWITCHES, TASKS, Profile
+from hindsight.capture.profiles import FOLLOWING, Profile, buffers_kb
 from hindsight.capture.recording.tracer import Stats, Tracer
 from hindsight.errors import NotPermittedError
 
-_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4}
-"""Other events are fewer than those of threads: their buffers are so many times smaller."""
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""
 _FEW_FILES = 16
@@ -64,10 +62,7 @@ class Tracers:
         self.all: list[Tracer] = []
         self._files: list[list[tuple[int, int]]] = []
         self._follows = False
-        wanted_kb = {
-            name: max(options.buffer_kb // _SHARE[name], min(options.buffer_kb, 64))
-            for name in profile.events
-        }
+        wanted_kb = buffers_kb(profile, options.buffer_kb)
         self._cpus = os.cpu_count() or 1
         buffer_kb = _fit(options, wanted_kb, self._cpus)
 
