@@ -11,7 +11,7 @@ from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import profiles
-from hindsight.capture.operation import check_host, check_perf, check_tracing
+from hindsight.capture.operation import check_host, check_idle, check_perf, check_tracing
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.options import Budgets, RecordOptions
 from hindsight.errors import ExitCode
@@ -78,6 +78,7 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
         "privileges": check_host.privileges,
         "tracing": lambda: check_tracing.tracing(wanted),
         "perf": lambda: check_perf.perf(wanted),
+        "idle": lambda: check_idle.idle(wanted),
         "memory": lambda: [check_host.memory(_ring_kb(wanted), os.cpu_count() or 1)],
         "disk": lambda: [check_host.disk(out, Budgets().min_free)],
         "psi": lambda: [check_host.pressure()],
