@@ -137,6 +137,22 @@ def test_reads_of_a_file_system_are_seen_described_and_replayed(
     assert result.matched == result.recorded == result.compared > 50
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay"])
+def test_every_kind_of_access_is_exact(live: Path, tmp_path: Path, kind: str) -> None:
+    with place(tmp_path, kind) as at:
+        for access in (
+            "random", "sequential", "strided", "reverse", "local", "mixed", "several", "forks", "advised",
+            "vectors", "whole",
+        ):  # fmt: skip
+            tables, built = read_alone(at, tmp_path / access, access, "5", "150")
+            assert built["streams"]["eligible"].all(), access
+            decided = {k: tables[k] for k in DECISION_TABLES if k in tables}
+            result = fidelity.compare(replay.run(built), decided, built)
+            assert result.first_divergence is None, access
+            assert result.matched == result.recorded == result.compared > 0, access
+
+
 def test_metadata_of_btrfs_is_not_taken_for_a_file(live: Path, tmp_path: Path) -> None:
     """What is read ahead on advice brings pages of the trees, inode 1, with it."""
     with place(tmp_path, "btrfs") as at:
