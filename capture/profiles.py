@@ -32,6 +32,8 @@ INODES = "inodes"
 SCRUBBED = "scrubbed"
 SWITCHES = "switches"
 DEVICES = "devices"
+FILES = "files"
+"""What BPF programs tell of open files; no tracefs instance, and only where it is asked for."""
 INSTANCES = (TASKS, INODES, SCRUBBED, SWITCHES, DEVICES)
 FOLLOWING = (TASKS, INODES, SCRUBBED, SWITCHES)
 """Groups of events that belong to a thread; those of the others fire in any context."""

@@ -259,7 +259,9 @@ def test_recorded_fields(recorded: Path, tmp_path: Path) -> None:
             rows.setdefault(kinds[number].name, []).append((ts, cpu, at, row))
     files = {p.parent.name: p for p in tmp_path.glob("host=*/date=*/*/*.parquet")}
     assert rows.keys() == {name for name in files if TABLES[name].tracepoint}
-    assert rows.keys() == {name for name, table in TABLES.items() if table.tracepoint}
+    since = {"sys_enter_unshare", "sys_exit_unshare"}  # the recording is older
+    everything = {n for n, t in TABLES.items() if t.tracepoint and not t.tracepoint.startswith("open_files/")}
+    assert rows.keys() == everything - since
     for name, expected in rows.items():
         expected.sort(key=lambda entry: entry[:3])
         assert pq.read_table(files[name]).to_pylist() == [entry[3] for entry in expected], name
