@@ -105,7 +105,8 @@ def test_positions_are_those_that_the_calls_lead_to(played: Played) -> None:
     for call, label in enumerate(played.labels):
         if label is None or len(readers[label]) > 1 or told[call] == 0:
             continue
-        code = 1 + openfiles.FILE_READ_CALLS.index("read" if history.calls.code[call] == sc.READ else "pread64")
+        name = "read" if history.calls.code[call] == sc.READ else "pread64"
+        code = 1 + openfiles.FILE_READ_CALLS.index(name)
         assert seen[int(of_call[call]), code, int(history.calls.a[call])] == history.pos[call] >= 0
         compared += 1
     assert compared > 400
