@@ -19,6 +19,8 @@ from hindsight.errors import HindsightError, NotPermittedError
 LIBRARY = "libbpf.so.1"
 BTF = Path("/sys/kernel/btf/vmlinux")
 _WARN = 0
+_TRACE_RAW_TP = 23
+"""enum bpf_attach_type of include/uapi/linux/bpf.h."""
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _POINTERS = (
     "bpf_object__open_mem",
@@ -41,7 +43,7 @@ def library() -> ctypes.CDLL:
         ) from None
     for name in _POINTERS:
         getattr(found, name).restype = ctypes.c_void_p
-    found.bpf_program__name.restype = ctypes.c_char_p
+    found.bpf_program__name.restype = found.bpf_program__section_name.restype = ctypes.c_char_p
     return found
 
 
@@ -151,6 +153,12 @@ class BpfObject:
         if not found:
             raise HindsightError(f"the BPF object has no program {name}", "Build it again: make bpf")
         return int(found)
+
+    def tracepoint_exists(self, program: str) -> bool:
+        """Whether this kernel has the tracepoint that a program is made for."""
+        section = self._library.bpf_program__section_name(ctypes.c_void_p(self._program(program)))
+        name = section.partition(b"/")[2]
+        return int(self._library.libbpf_find_vmlinux_btf_id(name, _TRACE_RAW_TP)) > 0
 
     def leave_out(self, name: str) -> None:
         """Do not load a program."""

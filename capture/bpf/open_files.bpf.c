@@ -66,8 +66,8 @@ struct kmem_cache {
 	unsigned int object_size;
 	const char *name;
 };
-struct io_cqe {
-	int res;
+struct kiocb {
+	long long ki_pos;
 };
 struct io_kiocb {
 	struct file *file;
@@ -103,12 +103,14 @@ extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym;
 #define IORING_OP_READV 1
 #define IORING_OP_READ_FIXED 4
 #define IORING_OP_READ 22
+#define IORING_OP_READV_FIXED 60
 #define MINOR_BITS 20
 #define BPF_F_CURRENT_CPU 0xffffffffULL
 
 enum { OPENS = 1, RELEASES, READS, DECISIONS };      /* common_type */
 enum { AT_USE, AT_START, AGAIN };                    /* why an open file is described */
 enum { SYNC, ASYNC, ORDER };                         /* decisions */
+#define RING_CALL 12                                 /* `call` of a read through io_uring */
 #define NOT_THERE 15                                 /* of a call's arguments: it has none of that kind */
 #define POINTER 8                                    /* of its position: it is pointed to, or NULL */
 
@@ -524,6 +526,49 @@ int BPF_PROG(read_call, struct pt_regs *regs, long id)
 	record.flags = file->f_flags;
 	record.mode = file->f_mode;
 	record.call = call->number;
+	emit(&record, READ_BYTES);
+	return 0;
+}
+
+/*
+ * A read that was asked for through io_uring, when it is complete: the open file of a request may be known
+ * no earlier. A request begins with its kiocb.
+ */
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(ring_read, void *ring, void *request, struct io_uring_cqe *cqe)
+{
+	struct io_kiocb *req = bpf_rdonly_cast(request, bpf_core_type_id_kernel(struct io_kiocb));
+	struct kiocb *kiocb = bpf_rdonly_cast(request, bpf_core_type_id_kernel(struct kiocb));
+	struct read record = { .head = { .type = READS }, .fd = -1 };
+	__u64 who = bpf_get_current_pid_tgid();
+	struct file_ra_state *ra;
+	struct naming name = {};
+	struct file *file;
+	__s32 moved;
+	__u8 opcode;
+
+	if (!state.recording || !request || !wanted((__u32)who))
+		return 0;
+	opcode = req->opcode;
+	if (opcode != IORING_OP_READV && opcode != IORING_OP_READ_FIXED && opcode != IORING_OP_READ &&
+	    opcode != IORING_OP_READV_FIXED)
+		return 0;
+	moved = cqe->res;
+	file = AS_FILE(req->file);
+	if (moved < 0 || !file || !identify(file, -1, AT_USE, (__u32)who, who >> 32, &name))
+		return 0;
+	if (state.shed >> READS & 1)
+		return 0;
+	record.head.pid = (__u32)who;
+	record.head.ordinal = name.ordinal;
+	record.pos = kiocb->ki_pos - moved;
+	record.count = moved;
+	ra = RA_OF(file);
+	record.prev_pos = ra->prev_pos;
+	record.ra_pages = ra->ra_pages;
+	record.flags = file->f_flags;
+	record.mode = file->f_mode;
+	record.call = RING_CALL;
 	emit(&record, READ_BYTES);
 	return 0;
 }

@@ -26,6 +26,9 @@ _CALLS = 512
 _DEVICES = 16
 _PIDS = 1 << 22
 _ITERATOR = "found_open"
+_DECISIONS = ("sync_decision", "async_decision", "order_decision")
+_OPTIONAL = (*_DECISIONS, "ring_read")
+"""Programs whose tracepoints a kernel may lack."""
 _LEARN_S = 2.0
 _FILE_NR = Path("/proc/sys/fs/file-nr")
 _LEAST_ROOM, _MOST_ROOM = 1 << 14, 1 << 20
@@ -83,7 +86,7 @@ def room(path: Path = _FILE_NR) -> int:
 class OpenFiles:
     """The programs, loaded and attached, not recording yet. ``wanted``: devices to which they are limited.
 
-    They write to ``memory``. ``state`` is shared with the programs. Raises NotPermittedError when they
+    They write to ``memory``. ``decisions``: this kernel has tracepoints of them. ``state`` is shared with the programs. Raises NotPermittedError when they
     were not built or cannot be loaded here, UsageError for too many devices.
     """
 
@@ -105,12 +108,16 @@ class OpenFiles:
             settings.devices[: len(wanted)] = [kernel_device(*device) for device in wanted]
             self.object.resize("identities", room())
             settings.ring_mask = memory.reserve(self.object)
+            absent = [name for name in _OPTIONAL if not self.object.tracepoint_exists(name)]
+            for name in absent:
+                self.object.leave_out(name)
+            self.decisions = not set(_DECISIONS) & set(absent)
             self.object.load()
             memory.share(self.object)
             self.state: Any = self._shared(".data.state", _State)
             self._listed: Any = self._shared(".bss", _Listed)
             for name in self.object.programs():
-                if name != _ITERATOR:
+                if name not in (_ITERATOR, *absent):
                     self.object.attach(name)
             self._learn()
         except BaseException:

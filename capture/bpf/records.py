@@ -67,6 +67,8 @@ _RECORDS: dict[str, tuple[int, _Fields]] = {
 EVENTS = tuple(f"{SYSTEM}/{name}" for name in _RECORDS)
 """The records, as ``system/event``."""
 
+DECISIONS = f"{SYSTEM}/file_readahead"
+
 
 def number(event: str) -> int:
     """The ``common_type`` of a record (``system/event``)."""

@@ -41,7 +41,6 @@ class OpenFilesTracer(RingFiles[Output]):
         super().__init__()
         self.name = name
         self.events = list(events)
-        self.missing: list[str] = []
         self._wanted = list(wanted)
         self._followed: list[int] | None = None
         self._began = False
@@ -52,6 +51,8 @@ class OpenFilesTracer(RingFiles[Output]):
         except BaseException:
             self._memory.close()
             raise
+        self.missing = [] if self._files.decisions else [e for e in self.events if e == records.DECISIONS]
+        self.events = [event for event in self.events if event not in self.missing]
 
     def open(self, directory: Path) -> None:
         """See :class:`Tracer`."""

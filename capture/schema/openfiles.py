@@ -12,9 +12,9 @@ _OPEN_FILE = (
 )
 FILE_READ_CALLS = (
     "read", "pread64", "readv", "preadv", "preadv2", "sendfile64", "splice", "copy_file_range", "readahead",
-    "fadvise64", "mmap",
+    "fadvise64", "mmap", "io_uring",
 )  # fmt: skip
-"""The system calls that have rows in ``file_reads``; ``call`` is the place here, from 1."""
+"""The system calls (and io_uring) that have rows in ``file_reads``; ``call`` is the place here, from 1."""
 READAHEAD_KINDS = ("page_cache_sync_ra", "page_cache_async_ra", "page_cache_ra_order")
 """The events that have rows in ``file_readahead``; ``kind`` is the place here, from 0."""
 OPENED_AT_USE, OPENED_AT_START, OPENED_AGAIN = range(3)
@@ -38,7 +38,7 @@ EVENTS = (
            "a call that reads a file, or tells the kernel to, began (with --open-files); state before it",
            _ORDINAL,
            Column("call", "u8", "1 read, 2 pread64, 3 readv, 4 preadv, 5 preadv2, 6 sendfile64, 7 splice, "
-                  "8 copy_file_range, 9 readahead, 10 fadvise64, 11 mmap"),
+                  "8 copy_file_range, 9 readahead, 10 fadvise64, 11 mmap, 12 io_uring (the row is of its completion, `count` are the bytes read)"),
            Column("fd", "i32", "descriptor"),
            Column("pos", "i64", "where in the file", "bytes"),
            Column("count", "u64", "bytes asked for, 2^64 - 1 where that is not an argument", "bytes"),

@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -355,6 +356,56 @@ def test_an_address_that_is_used_again_is_another_open_file(
     assert len(mine) == len(set(mine.tolist())) == 200
 
 
+def test_reads_through_io_uring(tracer_of: Callable[..., OpenFilesTracer], tmp_path: Path) -> None:
+    """Two files read by fio at random, held against its own log of what it read where."""
+    fio = shutil.which("fio")
+    if fio is None:
+        pytest.skip("fio is not installed")
+    disabled = Path("/proc/sys/kernel/io_uring_disabled")
+    if not disabled.exists() or disabled.read_text().strip() == "2":
+        pytest.skip("there is no io_uring here")
+    log = tmp_path / "iolog"
+    command = [fio, "--name=ring", "--ioengine=io_uring", "--rw=randread", "--bsrange=4k-32k"]
+    command += ["--iodepth=8", "--nrfiles=2", "--size=8m", f"--directory={tmp_path}", "--invalidate=1"]
+    subprocess.run([*command, "--create_only=1"], check=True, capture_output=True)
+    tracer = tracer_of()
+    pid, run = in_child(lambda: os.execv(fio, [*command, f"--write_iolog={log}"]))
+    tracer.follow([pid])
+    tracer.on()
+    run()
+    tracer.off()
+    tracer.finish()
+    rows = decoded(tmp_path / "raw0")
+    ino = dict(zip(rows["opens"]["ordinal"].tolist(), rows["opens"]["i_ino"].tolist(), strict=True))
+    reads = rows["file_reads"]
+    ring = reads["call"] == 1 + openfiles.FILE_READ_CALLS.index("io_uring")
+    seen = sorted(
+        (ino[o], p, n)
+        for o, p, n in zip(
+            reads["ordinal"][ring].tolist(),
+            reads["pos"][ring].tolist(),
+            reads["count"][ring].tolist(),
+            strict=True,
+        )
+    )
+    said = []
+    for line in log.read_text().splitlines():
+        words = line.split()
+        if "read" in words:
+            at = words.index("read")
+            said.append((os.stat(words[at - 1]).st_ino, int(words[at + 1]), int(words[at + 2])))
+    assert len(said) > 100 and seen == sorted(said)
+    ordinals = {(ino[o], o) for o in reads["ordinal"][ring].tolist()}
+    assert len(ordinals) == 2
+    decisions = rows["file_readahead"]
+    ours = np.isin(decisions["i_ino"], [number for number, _ in ordinals])
+    assert ours.sum() > 10
+    assert (
+        set(zip(decisions["i_ino"][ours].tolist(), decisions["ordinal"][ours].tolist(), strict=True))
+        == ordinals
+    )
+
+
 def test_what_is_shed_is_not_recorded(
     tracer_of: Callable[..., OpenFilesTracer], data: Path, tmp_path: Path
 ) -> None:
@@ -587,7 +638,7 @@ def test_layouts_are_those_of_the_program() -> None:
             if line.startswith(f"#define {sizes[kind.name]} ")
         )
         assert size % 8 == 4 and 0 <= size - kind.payload_bytes <= 1
-    assert tuple(call.name for call in READ_CALLS) == openfiles.FILE_READ_CALLS
+    assert (*(call.name for call in READ_CALLS), "io_uring") == openfiles.FILE_READ_CALLS
     assert {f"{records.SYSTEM}/{name}" for name in KINDS} == set(records.EVENTS)
 
 
@@ -618,6 +669,31 @@ def test_without_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_programs_that_are_none(allowed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     error = refused(monkeypatch, open_files, "compiled", lambda: b"\x7fELF and nothing more")
     assert "cannot be read" in error.message
+
+
+def test_on_a_kernel_without_some_tracepoints(
+    tracer_of: Callable[..., OpenFilesTracer], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libbpf.BpfObject, "tracepoint_exists", lambda *_: False)
+    tracer = tracer_of()
+    assert tracer.missing == [records.DECISIONS] and records.DECISIONS not in tracer.events
+    assert set(tracer.formats()) == set(tracer.events)
+    reader = Reader(data, 10)
+    tracer.follow([reader.pid])
+    tracer.on()
+    reader.go()
+    reader.wait()
+    tracer.off()
+    tracer.finish()
+    found = count(decoded(tmp_path / "raw0"))
+    assert found["file_reads"] == 11 and found["file_readahead"] == 0
+
+
+def test_tracepoints_are_found_or_not(allowed: None, tracer_of: Callable[..., OpenFilesTracer]) -> None:
+    programs = tracer_of()._files.object
+    there = {p.name for p in Path("/sys/kernel/tracing/events/readahead").glob("page_cache_*")}
+    assert programs.tracepoint_exists("sync_decision") == ("page_cache_sync_ra" in there)
+    assert programs.tracepoint_exists("read_call")
 
 
 def test_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
