@@ -86,8 +86,9 @@ def room(path: Path = _FILE_NR) -> int:
 class OpenFiles:
     """The programs, loaded and attached, not recording yet. ``wanted``: devices to which they are limited.
 
-    They write to ``memory``. ``decisions``: this kernel has tracepoints of them. ``state`` is shared with the programs. Raises NotPermittedError when they
-    were not built or cannot be loaded here, UsageError for too many devices.
+    They write to ``memory``. ``decisions``: this kernel has tracepoints of them. ``state`` is shared with the
+    programs. Raises NotPermittedError when they were not built or cannot be loaded here, UsageError for too
+    many devices.
     """
 
     def __init__(self, wanted: Sequence[Device], memory: RingMemory) -> None:
