@@ -15,7 +15,7 @@ from hindsight.capture import schema
 from hindsight.capture.schema import openfiles
 from hindsight.errors import NotPermittedError
 from hindsight.subsystems.readahead import calls as sc
-from hindsight.subsystems.readahead import identity
+from hindsight.subsystems.readahead import demand, identity, verdict
 from hindsight.subsystems.readahead.descriptors import certain
 from hindsight.subsystems.readahead.history import History
 
@@ -206,6 +206,22 @@ def test_files_found_twice_may_be_one(story: Any) -> None:
     sure = certain(history.descriptions, history.files.of_table["descriptors"])
     of = history.of[history.calls.code == sc.PREAD]
     assert sure[of].tolist() == [False, False, True, False]
+
+
+def test_what_may_be_shared_carries_no_verdict(story: Any) -> None:
+    """A descriptor of unknown origin may name an open file that another one names too."""
+    s = story()
+    for ino in (8, 9):
+        s.size(ino, 1 << 20)
+    s.open(1, 3)
+    s.pread(1, 3, 9, 0)
+    s.open(1, 4)
+    s.pread(1, 4, 8, 0)
+    assert demand.build(s.tables())["streams"]["eligible"].tolist() == [True, True]
+    s.pread(2, 7, 9, 4096)  # nobody opened it
+    streams = demand.build(s.tables())["streams"]
+    assert streams["eligible"].tolist() == [False, True, False]
+    assert streams["reason"].tolist() == [verdict.UNKNOWN_STATE, 0, verdict.UNKNOWN_STATE]
 
 
 def test_a_thread_that_leaves_the_table_has_its_own(story: Any) -> None:
