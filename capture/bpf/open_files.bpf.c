@@ -174,7 +174,7 @@ struct {
 } counters SEC(".maps");
 
 /*
- * A ring buffer for each processor, which the recorder maps: perf's costs three times as much. What is in it
+ * A ring buffer for each processor, which the recorder maps: a record in perf's takes 0.4 us more. What is in it
  * looks as in perf's: a sample with identifier, time and raw data. SLACK is for the verifier.
  */
 #define SLACK 4096
