@@ -32,6 +32,8 @@ INODES = "inodes"
 SCRUBBED = "scrubbed"
 SWITCHES = "switches"
 DEVICES = "devices"
+FILES = "files"
+"""What BPF programs tell of open files; no tracefs instance, and only where it is asked for."""
 INSTANCES = (TASKS, INODES, SCRUBBED, SWITCHES, DEVICES)
 FOLLOWING = (TASKS, INODES, SCRUBBED, SWITCHES)
 """Groups of events that belong to a thread; those of the others fire in any context."""
@@ -175,7 +177,7 @@ def profile(name: str) -> Profile:
     )
 
 
-_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4}
+_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4, FILES: 1}
 """Other events are fewer than those of threads: their buffers are so many times smaller."""
 _LEAST_KB = 64
 

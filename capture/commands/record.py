@@ -98,6 +98,10 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--source", choices=("ftrace", "perf"), default="ftrace",
         help="record through tracefs instances or perf_event_open (default: %(default)s)",
     )  # fmt: skip
+    record.add_argument(
+        "--open-files", action="store_true",
+        help="record which open file each read and readahead decision belongs to, through BPF programs",
+    )  # fmt: skip
     _configure_when(record)
     _configure_sampled(record)
     _configure_budgets(record)
@@ -179,6 +183,11 @@ def _record(args: argparse.Namespace) -> int:
 
     if args.user and not args.command:
         raise UsageError("--user without a command", "Name the command after --.")
+    if args.flight and args.open_files:
+        raise UsageError(
+            "--open-files in flight mode",
+            "What BPF programs record cannot be overwritten: leave out one of the two.",
+        )
     if args.flight and args.rotate_every:
         raise UsageError(
             "--rotate-every in flight mode", "There, segments are sealed when they are asked for."
@@ -205,6 +214,7 @@ def _record(args: argparse.Namespace) -> int:
         counters=tuple(args.counters),
         cgroups=tuple(args.cgroup),
         every_s=args.every,
+        open_files=args.open_files,
     )
     recording = record(options, sealed=_show)
     if recording.status is not None:

@@ -11,7 +11,7 @@ from hindsight.capture.conversion.index import Advance, RawIndex, index_pages
 from hindsight.capture.conversion.slices import SLICE_BYTES, Scratch, cut, decode_slice
 from hindsight.capture.conversion.workers import NONE, Workers
 from hindsight.capture.formats import EventFormat, parse_event, parse_header_page
-from hindsight.capture.options import PERF
+from hindsight.capture.options import RECORDS
 from hindsight.capture.perf.records import RecordDecoder, index_records
 from hindsight.capture.schema import TABLES, Table
 from hindsight.capture.segments.segment import RAW_SUFFIX, Segment
@@ -99,7 +99,7 @@ def _decoder(segment: Segment, facts: dict[str, Any], kinds: list[Kind]) -> Page
     formats = [kind.format for kind in kinds]
     if len({kind.id for kind in formats}) != len(formats):
         raise VerificationError(f"{segment.path}: two kinds of events have the same id")
-    if facts["source"] == PERF:
+    if facts["source"] in RECORDS:
         return RecordDecoder(formats)
     layout = parse_header_page(segment.formats.get("header_page", ""))
     if facts["subbuffer_bytes"] != layout.page_bytes:

@@ -15,7 +15,7 @@ from hindsight.capture.counters import reading
 from hindsight.capture.counters.cgroup import Group
 from hindsight.capture.counters.processors import Processors
 from hindsight.capture.counters.reading import Count
-from hindsight.capture.perf.tracer import online_cpus
+from hindsight.capture.perf.rings import online_cpus
 from hindsight.capture.recording.sampler import Sampled, Source
 from hindsight.errors import NotPermittedError, UsageError
 

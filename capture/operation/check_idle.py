@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from hindsight.capture.operation.check import OK, WARN, Check
 from hindsight.capture.perf import event, tracepoints
-from hindsight.capture.perf.tracer import online_cpus
+from hindsight.capture.perf.rings import online_cpus
 from hindsight.capture.profiles import Profile
 from hindsight.errors import HindsightError
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import profiles
-from hindsight.capture.operation import check_host, check_idle, check_perf, check_tracing
+from hindsight.capture.operation import check_bpf, check_host, check_idle, check_perf, check_tracing
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.options import Budgets, RecordOptions
 from hindsight.errors import ExitCode
 
-MODES = ("ftrace stream", "ftrace flight", "perf stream", "psi")
+MODES = ("ftrace stream", "ftrace flight", "perf stream", "psi", "open files")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Diagnosis:
             "ftrace flight": ftrace and "flight" not in blocked,
             "perf stream": "perf" not in blocked,
             "psi": "psi" not in blocked and (ftrace or "perf" not in blocked),
+            "open files": check_bpf.BLOCKS not in blocked and (ftrace or "perf" not in blocked),
         }
 
     @property
@@ -86,6 +87,7 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
         "cgroups": lambda: [check_host.cgroups()],
         "host-key": lambda: [check_host.host_key()],
         "bpf": check_tracing.bpf,
+        "bpf-files": check_bpf.told_apart,
     }
     for name, look in looks.items():
         try:

@@ -21,6 +21,7 @@ from hindsight.capture.schema import (
     blockio,
     damon,
     facts,
+    openfiles,
     pagecache,
     power,
     reading,
@@ -47,6 +48,7 @@ __all__ = [
 _EVENTS = (
     *reading.EVENTS, *syscalls.EVENTS,
     *pagecache.EVENTS, *blockio.EVENTS, *writeback.EVENTS, *scheduling.EVENTS, *power.EVENTS, *damon.EVENTS,
+    *openfiles.EVENTS,
 )  # fmt: skip
 
 TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *facts.FACTS)}

@@ -90,7 +90,7 @@ _hindsight() {
                 --metrics) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --rotate-size --rotate-every --duty --flight --psi --counters --cgroup --every --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
+                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --open-files --rotate-size --rotate-every --duty --flight --psi --counters --cgroup --every --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
                 files=
             } ;;
         '/capture/status')

@@ -42,6 +42,7 @@ complete -c hindsight -n '__hindsight_at capture record' -l buffer-kb -x -a '' -
 complete -c hindsight -n '__hindsight_at capture record' -l paths -d 'store the paths of files (default: only inode numbers)'
 complete -c hindsight -n '__hindsight_at capture record' -l comm -d 'store the names of threads and programs (default: keyed hashes)'
 complete -c hindsight -n '__hindsight_at capture record' -l source -x -a 'ftrace perf' -d 'record through tracefs instances or perf_event_open (default: ftrace)'
+complete -c hindsight -n '__hindsight_at capture record' -l open-files -d 'record which open file each read and readahead decision belongs to, through BPF programs'
 complete -c hindsight -n '__hindsight_at capture record' -l rotate-size -x -a '' -d 'seal a segment after so much raw trace (default: 256M)'
 complete -c hindsight -n '__hindsight_at capture record' -l rotate-every -x -a '' -d 'seal a segment after this time'
 complete -c hindsight -n '__hindsight_at capture record' -l duty -x -a '' -d 'record only part of the time'

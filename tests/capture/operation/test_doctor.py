@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hindsight.capture import profiles
+from hindsight.capture.bpf import libbpf, open_files
 from hindsight.capture.ftrace import tracefs
 from hindsight.capture.operation import check_host, check_tracing
 from hindsight.capture.operation.check import NO, OK, WARN
@@ -87,6 +88,24 @@ def test_what_doctor_allows_can_be_recorded(live: Path, hindsight: Run, tmp_path
     for source in ("ftrace", "perf"):
         done = hindsight("capture", "record", "-o", tmp_path / source, "--source", source, "--", "true")
         assert (done.returncode == 0) == can[f"{source} stream"], done.stderr
+    done = hindsight("capture", "record", "-o", tmp_path / "files", "--open-files", "--", "true")
+    assert (done.returncode == 0) == can["open files"], done.stderr
+
+
+def test_what_open_files_lack_is_said(live: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = diagnose("readahead", tmp_path)
+    monkeypatch.setattr(open_files, "OBJECT", "not-built.bpf.o")
+    found = diagnose("readahead", tmp_path)
+    (check,) = (c for c in found.checks if c.id == "bpf-files")
+    assert check.state == NO and "make bpf" in check.remedy and not found.can["open files"]
+    monkeypatch.undo()
+    monkeypatch.setattr(libbpf, "LIBRARY", "libbpf-of-nobody.so.1")
+    (check,) = (c for c in diagnose("readahead", tmp_path).checks if c.id == "bpf-files")
+    assert check.state == NO
+    # Nothing else depends on it.
+    assert found.exit_code == before.exit_code and found.can | {"open files": True} == before.can | {
+        "open files": True
+    }
 
 
 def test_text_for_a_terminal(live: Path, hindsight: Run) -> None:
