@@ -114,7 +114,11 @@ def _python(archive: Archive) -> None:
     archive.tree(library, str(library), skip)
     archive.add(str(interpreter), interpreter.read_bytes(), 0o755)
     archive.link(PYTHON, str(interpreter))
-    for path in _libraries([interpreter, *sorted((library / "lib-dynload").glob("*.so"))]):
+    libraries = _libraries([interpreter, *sorted((library / "lib-dynload").glob("*.so"))])
+    # The C library loads this one itself when a thread ends.
+    libc = next(path for path in libraries if path.name.startswith("libc.so"))
+    unwinder = libc.with_name("libgcc_s.so.1")
+    for path in (*libraries, *([unwinder] if unwinder.exists() else [])):
         archive.add(str(path), path.read_bytes(), 0o755)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from guest import Result
 HERE = Path(__file__).parent
 CONFORMANCE = HERE.parent / "capture" / "proxy" / "conformance.py"
 LOG = "dmesg | grep -E 'BUG:|WARNING:|Oops:|Call Trace' >&2"
+_ADAPTER = """
+import json
+from hindsight.capture.proxy.mllib import MllibDevice
+
+device, found = MllibDevice(), []
+for step in (lambda: None, device.prepare, device.discard):
+    step()
+    snapshot = device.snapshot()
+    found.append([[snapshot.dataset.type, snapshot.dataset.size], dict(snapshot.state)])
+print(json.dumps(found))
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -114,9 +126,20 @@ def test_the_proxy_conforms(boot: Callable[..., Result], built: dict[str, Path])
     """The conformance suite of all transports, in the guest."""
     if not CONFORMANCE.exists():
         pytest.skip("there is no conformance suite in this tree")
-    script = f"#!/bin/sh\npython3 /test/conformance.py /dev/hindsight_proxy || exit 1\n{LOG}\n"
-    files = {"/test/conformance.py": CONFORMANCE}
-    result = boot(script, files=files, modules=[built["hindsight_proxy"]], cpus=2)
+    script = (
+        "#!/bin/sh\npython3 /test/conformance.py /dev/hindsight_proxy || exit 1\n"
+        f"python3 /test/adapter.py || exit 2\n{LOG}\nexit 0\n"
+    )
+    files = {"/test/conformance.py": CONFORMANCE, "/test/adapter.py": _ADAPTER.encode()}
+    result = boot(script, files=files, modules=[*built.values()], cpus=2)
     assert (result.status, result.stderr) == (0, ""), result.explain()
-    lines = result.stdout.splitlines()
+    *lines, adapter = result.stdout.splitlines()
     assert len(lines) >= 4 and all(line.startswith("ok ") for line in lines), result.explain()
+    empty, full, gone = json.loads(adapter)
+    crc = zlib.crc32(bytes(ord("a") + (i + 1) % 26 for i in range(1024)))
+    assert empty == [["empty", 0], {"size": 1024, "dataset_bytes": 0, "dataset_crc32": 0, "model_id": 1}]
+    assert full == [
+        ["stream", 1024],
+        {"size": 1024, "dataset_bytes": 1024, "dataset_crc32": crc, "model_id": 1},
+    ]
+    assert gone == empty
