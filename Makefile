@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
-PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev
+PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev qemu-system-x86
 
 .PHONY: help repro test test-all lint lock system-packages fuzz check-reproducible docs bpf zipapp bench clean
 
@@ -46,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-system-packages:
+system-packages: $(STAMP)
 	@if command -v dpkg-query >/dev/null; then \
 	  missing=""; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	  if [ -n "$$missing" ]; then \
@@ -55,6 +55,8 @@ system-packages:
 	        echo "could not install$$missing: the tests that need them will be skipped"; \
 	    else echo "not installed:$$missing (the tests that need them are skipped; apt-get install$$missing)"; fi; \
 	  fi; fi
+	@# The kernels of the guests are unpacked below build/, not installed.
+	@python tests/kernel/debian.py
 
 lint: $(STAMP)  ## ruff and mypy
 	@ruff check .
