@@ -59,7 +59,7 @@ _hindsight() {
             } ;;
         '/capture/doctor')
             case "$prev" in
-                --profile) values=''; words=- ;;
+                --profile) values='readahead pagecache blockio writeback sched cpuidle damon'; words=- ;;
                 -o|--out) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
@@ -69,7 +69,7 @@ _hindsight() {
         '/capture/record')
             case "$prev" in
                 -o|--out) files=1; words=- ;;
-                --profile) values=''; words=- ;;
+                --profile) values='readahead pagecache blockio writeback sched cpuidle damon'; words=- ;;
                 --duration) values=''; words=- ;;
                 --user) values=''; words=- ;;
                 --label) values=''; words=- ;;
@@ -80,6 +80,9 @@ _hindsight() {
                 --rotate-every) values=''; words=- ;;
                 --duty) values=''; words=- ;;
                 --psi) values=''; words=- ;;
+                --counters) values='cpuidle diskstats meminfo perf psi stat vmstat'; words=- ;;
+                --cgroup) files=1; words=- ;;
+                --every) values=''; words=- ;;
                 --max-cpu) values=''; words=- ;;
                 --max-disk) values=''; words=- ;;
                 --min-free) values=''; words=- ;;
@@ -88,7 +91,7 @@ _hindsight() {
                 --metrics) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --rotate-size --rotate-every --duty --flight --psi --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
+                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --rotate-size --rotate-every --duty --flight --psi --counters --cgroup --every --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
                 files=
             } ;;
         '/capture/status')

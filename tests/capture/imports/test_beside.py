@@ -56,8 +56,8 @@ def test_trace_cmd_beside_us(live: Path, tmp_path: Path) -> None:
     if result.returncode == 77:
         pytest.skip(f"trace-cmd cannot run here: {result.stdout.strip()}")
     assert result.returncode == 0, result.stderr
-    convert([tmp_path / "raw"], tmp_path / "native", comm=True)
-    import_files([tmp_path / "trace.dat"], tmp_path / "imported", comm=True)
+    convert([tmp_path / "raw"], tmp_path / "native")
+    import_files([tmp_path / "trace.dat"], tmp_path / "imported")
     native, imported = rows_of(tmp_path / "native"), rows_of(tmp_path / "imported")
     of_threads = {name: rows for name, rows in native.items() if name not in NOT_OF_THREADS}
     assert sum(map(len, of_threads.values())) > 6000
@@ -85,8 +85,8 @@ def test_perf_beside_us(live: Path, tmp_path: Path) -> None:
     subprocess.run(
         [*record, "--buffer-kb", "16384", "--", *perf], check=True, capture_output=True, timeout=300
     )
-    convert([tmp_path / "raw"], tmp_path / "native", comm=True)
-    import_files([tmp_path / "perf.data"], tmp_path / "imported", comm=True)
+    convert([tmp_path / "raw"], tmp_path / "native")
+    import_files([tmp_path / "perf.data"], tmp_path / "imported")
     native, imported = rows_of(tmp_path / "native"), rows_of(tmp_path / "imported")
     (pid,) = {row[2] for row in imported["sys_enter_pread64"]}
     for name in (event.partition(":")[2] for event in names):

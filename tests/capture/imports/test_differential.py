@@ -71,8 +71,8 @@ def our_values(name: str, row: dict[str, Any]) -> tuple[object, ...]:
     """What the tools print of an event, out of a row."""
     if name == "sched_switch":
         return (
-            row["prev_comm"], row["prev_pid"], row["prev_prio"],
-            row["next_comm"], row["next_pid"], row["next_prio"],
+            row["prev_pid"], row["prev_prio"],
+            row["next_pid"], row["next_prio"],
         )  # fmt: skip
     if name == "softirq_entry":
         return (row["vec"],)
@@ -91,8 +91,8 @@ def their_values(name: str, text: str) -> tuple[object, ...]:
             r"next_comm=(.*) next_pid=(\d+) next_prio=(-?\d+)", text
         ) or re.fullmatch(r"(.*):(\d+) \[(-?\d+)\] \S+ ==> (.*):(\d+) \[(-?\d+)\]", text)  # fmt: skip
         assert found, text
-        one, pid, prio, two, next_pid, next_prio = found.groups()
-        return one, int(pid), int(prio), two, int(next_pid), int(next_prio)
+        _, pid, prio, _, next_pid, next_prio = found.groups()
+        return int(pid), int(prio), int(next_pid), int(next_prio)
     if name == "softirq_entry":
         return (int(re.match(r"vec=(\d+)", text)[1]),)  # type: ignore[index]
     if name == "sys_enter":

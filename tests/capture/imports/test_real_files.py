@@ -82,9 +82,9 @@ def test_names_of_programs_are_hashed_unless_asked_for(tmp_path: Path) -> None:
     file = trace("lisa_sched_load.trace.dat")
     import_files([file], tmp_path / "hashed")
     import_files([file], tmp_path / "kept", comm=True)
-    kept = table(tmp_path / "kept", "sched_switch")["prev_comm"].to_pylist()  # type: ignore[index]
-    hashed = table(tmp_path / "hashed", "sched_switch")["prev_comm"].to_pylist()  # type: ignore[index]
-    assert "swapper/2" in kept
+    kept = table(tmp_path / "kept", "sched.sched_load_se")["comm"].to_pylist()  # type: ignore[index]
+    hashed = table(tmp_path / "hashed", "sched.sched_load_se")["comm"].to_pylist()  # type: ignore[index]
+    assert "(null)" in kept
     assert len(set(kept)) == len(set(hashed)) == len(set(zip(kept, hashed, strict=True)))
     assert not set(kept) & set(hashed)
 
