@@ -69,8 +69,8 @@ class Job:
 class Recording:
     """What is converted: the name of its files, where it comes from, its host (pseudonym) and date, its size.
 
-    ``files`` are those of a segment: some hold rows that were sampled. ``load`` indexes the raw trace and tells
-    the facts, in the shape of those of a segment (:mod:`hindsight.capture.segments.facts`).
+    ``files`` are those of a segment: some hold rows that were sampled. ``load`` indexes the raw trace and
+    tells the facts, in the shape of those of a segment (:mod:`hindsight.capture.segments.facts`).
     """
 
     name: str
