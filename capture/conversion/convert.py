@@ -19,7 +19,7 @@ from hindsight.capture.conversion.events import InstanceTrace, Kind, index_segme
 from hindsight.capture.conversion.facttables import FACT_TABLES, fact_tables, renaming
 from hindsight.capture.conversion.generic import Addresses, generic_renaming
 from hindsight.capture.conversion.index import Advance
-from hindsight.capture.conversion.parquet import ROW_GROUP, TableWriter, row_groups, write_rows
+from hindsight.capture.conversion.parquet import TableWriter, row_groups, write_rows
 from hindsight.capture.conversion.progress import Progress
 from hindsight.capture.conversion.reconcile import Decoded, reconcile
 from hindsight.capture.conversion.sampled import write_sampled
@@ -54,7 +54,7 @@ class Converted:
 @dataclass(frozen=True)
 class Job:
     """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once,
-    ``row_group``: the most rows in a row group.
+    ``row_group``: the most rows in a row group (None = as in native captures).
     """
 
     out: Path
@@ -62,7 +62,7 @@ class Job:
     force: bool = False
     threads: int = 1
     slice_bytes: int = SLICE_BYTES
-    row_group: int = ROW_GROUP
+    row_group: int | None = None
 
 
 @dataclass(frozen=True)

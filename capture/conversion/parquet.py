@@ -45,7 +45,7 @@ def row_groups(
     rows: Mapping[str, int],
     budget: int = BUFFER_BYTES,
     tables: Mapping[str, Table] = TABLES,
-    most: int = ROW_GROUP,
+    most: int | None = None,
 ) -> dict[str, int]:
     """Rows per row group of each table, ``most`` at most: all of them, begun at the same time, fit into
     ``budget``.
@@ -56,7 +56,7 @@ def row_groups(
     def need(limit: int) -> int:
         return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
 
-    limit = most
+    limit = ROW_GROUP if most is None else most
     while limit > 1 << 10 and need(limit) > budget:
         limit >>= 1
     return {table: min(count, limit) for table, count in rows.items()}
