@@ -40,6 +40,7 @@ UNCHECKED = "raw pages, as shipped"
 def targets() -> list[Any]:
     """Every target, in the order in which they run."""
     from converted import Converted
+    from foreign_files import ForeignFiles
     from format_files import EventFormats, HeaderPages
     from perf_records import PerfRecords
     from raw_pages import RawPages
@@ -59,7 +60,8 @@ def targets() -> list[Any]:
         Journal(),
         Units(),
     ]
-    return [*found, Unsealed(), Converted(), shipped]
+    imports = [ForeignFiles("trace.dat files", 6000), ForeignFiles("perf.data files", 6000)]
+    return [*found, Unsealed(), Converted(), *imports, shipped]
 
 
 def batches(target: Any, share: float, jobs: int, job: int) -> Iterator[tuple[int, int]]:

@@ -16,6 +16,7 @@ _hindsight() {
             /capture/clean) path+=/$word ;;
             /capture/install) path+=/$word ;;
             /capture/convert) path+=/$word ;;
+            /capture/import) path+=/$word ;;
             /capture/info) path+=/$word ;;
             /lab) path+=/$word ;;
             /lab/record-sample) path+=/$word ;;
@@ -53,7 +54,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='doctor record status trigger clean install convert info'
+                words='-h --help'; values='doctor record status trigger clean install convert import info'
                 files=
             } ;;
         '/capture/doctor')
@@ -132,6 +133,17 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help -o --out --comm --force --jobs --json'; values=''
+                files=1
+            } ;;
+        '/capture/import')
+            case "$prev" in
+                -o|--out) files=1; words=- ;;
+                --date) values=''; words=- ;;
+                --label) values=''; words=- ;;
+                --jobs) values=''; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help -o --out --comm --force --date --label --jobs --json'; values=''
                 files=1
             } ;;
         '/capture/info')

@@ -25,6 +25,7 @@ complete -c hindsight -n '__hindsight_at capture; and test (count (string match 
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a clean -d 'put in order what killed recorders left: segments, tracefs instances, state files'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a install -d 'install systemd units, configuration, manual page and shell completion'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a convert -d 'turn recordings into Parquet tables'
+complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a import -d 'turn trace.dat and perf.data into Parquet tables'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a info -d 'say what a dataset or a recording holds, and what was lost'
 complete -c hindsight -n '__hindsight_at capture' -s h -l help -d 'show this help message and exit'
 complete -c hindsight -n '__hindsight_at capture doctor' -s h -l help -d 'show this help message and exit'
@@ -79,6 +80,15 @@ complete -c hindsight -n '__hindsight_at capture convert' -l force -d 'convert a
 complete -c hindsight -n '__hindsight_at capture convert' -l jobs -x -a '' -d 'threads (default: the processors available); the result does not depend on it'
 complete -c hindsight -n '__hindsight_at capture convert' -l json -d 'print what was done as JSON'
 complete -c hindsight -n '__hindsight_at capture convert' -F
+complete -c hindsight -n '__hindsight_at capture import' -s h -l help -d 'show this help message and exit'
+complete -c hindsight -n '__hindsight_at capture import' -s o -l out -r -F -d 'the dataset to add to'
+complete -c hindsight -n '__hindsight_at capture import' -l comm -d 'keep names of programs (default: keyed hashes)'
+complete -c hindsight -n '__hindsight_at capture import' -l force -d 'import again what OUT already holds'
+complete -c hindsight -n '__hindsight_at capture import' -l date -x -a '' -d 'when it was recorded (default: 1970-01-01)'
+complete -c hindsight -n '__hindsight_at capture import' -l label -x -a '' -d 'a name for what was recorded'
+complete -c hindsight -n '__hindsight_at capture import' -l jobs -x -a '' -d 'threads (default: the processors available); the result does not depend on it'
+complete -c hindsight -n '__hindsight_at capture import' -l json -d 'print what was done as JSON'
+complete -c hindsight -n '__hindsight_at capture import' -F
 complete -c hindsight -n '__hindsight_at capture info' -s h -l help -d 'show this help message and exit'
 complete -c hindsight -n '__hindsight_at capture info' -l json -d 'print JSON'
 complete -c hindsight -n '__hindsight_at capture info' -F
