@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-VERBS = ("doctor", "record", "status", "trigger", "clean", "install", "convert", "info")
+VERBS = ("doctor", "record", "status", "trigger", "clean", "install", "proxy", "convert", "info")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

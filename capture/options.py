@@ -61,7 +61,7 @@ class RecordOptions(NamedTuple):
     asked: SIGUSR1, ``hindsight capture trigger``, a threshold of ``pressure``, and at the end. A segment is
     sealed after ``rotate_bytes`` of raw trace or ``rotate_s`` seconds. What was drained is made durable every
     ``sync_s`` seconds. ``metrics`` is a textfile for Prometheus, rewritten while it records. ``source`` is
-    FTRACE or PERF.
+    FTRACE or PERF. ``proxies`` are lists of names (docs/proxy.md), read every ``every_s`` seconds.
     """
 
     out: Path
@@ -82,3 +82,5 @@ class RecordOptions(NamedTuple):
     budgets: Budgets = Budgets()
     metrics: Path | None = None
     source: str = FTRACE
+    proxies: tuple[str, ...] = ()
+    every_s: float = 1.0

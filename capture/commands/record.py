@@ -51,6 +51,7 @@ examples:
   sudo hindsight capture record -o raw --label nightly --user postgres -- pg_dump shop
   sudo hindsight capture record -o raw --duration 60 --device 8:0
   sudo hindsight capture record -o raw --duty 30s/10m --max-disk 20G --max-cpu 5%
+  sudo hindsight capture record -o raw --proxy memory,blockdev:sda --every 250ms -- make test
   sudo hindsight capture record -o raw --flight --psi memory:some:150ms/1s
 """
 
@@ -87,6 +88,15 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--source", choices=("ftrace", "perf"), default="ftrace",
         help="record through tracefs instances or perf_event_open (default: %(default)s)",
     )  # fmt: skip
+    beside = record.add_argument_group("sampled beside the trace")
+    beside.add_argument(
+        "--proxy", metavar="NAME[,NAME]", action="append", default=[],
+        help="record snapshots of this proxy, as memory or blockdev:sda (repeatable; see `hindsight capture "
+        "proxy list`)",
+    )  # fmt: skip
+    beside.add_argument(
+        "--every", metavar="T", type=_unit("duration"), default=1.0, help="how often (250ms, 10s; default: 1s)"
+    )
     _configure_when(record)
     _configure_budgets(record)
     record.add_argument("command", nargs="*", metavar="CMD", help="the command; without one: the whole host")
@@ -149,6 +159,11 @@ def _record(args: argparse.Namespace) -> int:
     from hindsight.capture.options import FLIGHT, STREAM, Budgets
     from hindsight.capture.recording.record import RecordOptions, record
 
+    if args.proxy:  # a name that is none is found before anything begins
+        from hindsight.capture.proxy.registry import proxies
+
+        for names in args.proxy:
+            proxies(names)
     if args.user and not args.command:
         raise UsageError("--user without a command", "Name the command after --.")
     if args.flight and args.rotate_every:
@@ -173,6 +188,8 @@ def _record(args: argparse.Namespace) -> int:
         budgets=Budgets(args.max_cpu, args.max_disk, args.min_free, args.max_memory, args.max_rate),
         metrics=args.metrics,
         source=args.source,
+        proxies=tuple(args.proxy),
+        every_s=args.every,
     )
     recording = record(options, sealed=_show)
     if recording.status is not None:

@@ -8,4 +8,8 @@ from hindsight.capture.recording.sampler import Source
 
 def sources(options: RecordOptions) -> list[Source]:
     """The sources that were asked for. Raises HindsightError when one of them does not exist."""
+    if options.proxies:
+        from hindsight.capture.proxy.source import sources as proxies
+
+        return [*proxies(options)]
     return []
