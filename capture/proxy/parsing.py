@@ -6,6 +6,7 @@ no name twice in an object; no number with a fraction, an exponent, or more than
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, NoReturn
 
@@ -41,14 +42,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=_no_fraction, parse_constant=_no_fraction, parse_int=_integer
 )
+_LENIENT = json.JSONDecoder(parse_float=str, parse_int=_integer)
 
 
 def _document(data: bytes, shape: Record, most: int) -> dict[str, Any]:
     if len(data) > most:
         raise Oversized(f"the document has more than {most} bytes", _CONTRACT)
     try:
-        value = _DECODER.decode(data.decode())
+        text = data.decode()
+        value = _DECODER.decode(text)
     except _Rejected as error:
+        # A newer version may well have what this one has not.
+        with contextlib.suppress(ValueError, RecursionError):
+            check_version(_LENIENT.decode(text))
         raise Malformed(f"the document is refused: {error}", _CONTRACT) from None
     except (ValueError, RecursionError):
         raise Malformed("the document is not JSON", _CONTRACT) from None
