@@ -42,6 +42,7 @@ def targets() -> list[Any]:
     from converted import Converted
     from format_files import EventFormats, HeaderPages
     from perf_records import PerfRecords
+    from proxy_records import ProxyRecords
     from raw_pages import RawPages
     from segment_files import Facts, Journal, Manifest
     from unit_texts import Units
@@ -58,6 +59,7 @@ def targets() -> list[Any]:
         Facts(),
         Journal(),
         Units(),
+        ProxyRecords(),
     ]
     return [*found, Unsealed(), Converted(), shipped]
 

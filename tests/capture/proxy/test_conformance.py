@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import conformance
+import pytest
 import served
+
 
 DEVICE = Path("/dev/hindsight_proxy")
 
