@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 
-VERBS = ("doctor", "record", "status", "trigger", "clean", "install", "convert", "import", "info")
+VERBS = (
+    "doctor", "record", "status", "trigger", "clean", "install", "proxy", "convert", "import", "info",
+)  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

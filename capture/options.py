@@ -67,7 +67,7 @@ class RecordOptions(NamedTuple):
     ``sync_s`` seconds. ``metrics`` is a textfile for Prometheus, rewritten while it records. ``source`` is
     FTRACE or PERF. The sets ``counters`` (:mod:`hindsight.capture.counters.source`) and those of the control
     groups ``cgroups`` are sampled every ``every_s`` seconds. ``open_files`` tells open files apart by
-    BPF programs.
+    BPF programs. ``proxies`` are lists of names (docs/proxy.md), read every ``every_s`` seconds.
     """
 
     out: Path
@@ -93,3 +93,4 @@ class RecordOptions(NamedTuple):
     cgroups: tuple[str, ...] = ()
     every_s: float = 1.0
     open_files: bool = False
+    proxies: tuple[str, ...] = ()

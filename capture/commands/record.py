@@ -141,6 +141,10 @@ def _configure_sampled(record: argparse.ArgumentParser) -> None:
         help="counters of this control group: memory, I/O, processor time, pressure (repeatable)",
     )  # fmt: skip
     sampled.add_argument(
+        "--proxy", metavar="NAME[,…]", action="append", default=[],
+        help="snapshots of this proxy, as memory or blockdev:sda (repeatable; see `capture proxy list`)",
+    )  # fmt: skip
+    sampled.add_argument(
         "--every", metavar="S", type=_unit("duration"), default=1.0,
         help="time between two samples (default: 1s)",
     )  # fmt: skip
@@ -181,6 +185,11 @@ def _record(args: argparse.Namespace) -> int:
     from hindsight.capture.options import FLIGHT, STREAM, Budgets
     from hindsight.capture.recording.record import RecordOptions, record
 
+    if args.proxy:  # a name that is none is found before anything begins
+        from hindsight.capture.proxy.registry import proxies
+
+        for names in args.proxy:
+            proxies(names)
     if args.user and not args.command:
         raise UsageError("--user without a command", "Name the command after --.")
     if args.flight and args.open_files:
@@ -214,6 +223,7 @@ def _record(args: argparse.Namespace) -> int:
         counters=tuple(args.counters),
         cgroups=tuple(args.cgroup),
         every_s=args.every,
+        proxies=tuple(args.proxy),
         open_files=args.open_files,
     )
     recording = record(options, sealed=_show)

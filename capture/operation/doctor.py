@@ -11,7 +11,14 @@ from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import profiles
-from hindsight.capture.operation import check_bpf, check_host, check_idle, check_perf, check_tracing
+from hindsight.capture.operation import (
+    check_bpf,
+    check_host,
+    check_idle,
+    check_perf,
+    check_proxies,
+    check_tracing,
+)
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.options import Budgets, RecordOptions
 from hindsight.errors import ExitCode
@@ -88,6 +95,7 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
         "host-key": lambda: [check_host.host_key()],
         "bpf": check_tracing.bpf,
         "bpf-files": check_bpf.told_apart,
+        "proxies": check_proxies.proxies,
     }
     for name, look in looks.items():
         try:

@@ -24,6 +24,7 @@ from hindsight.capture.schema import (
     openfiles,
     pagecache,
     power,
+    proxies,
     reading,
     scheduling,
     syscalls,
@@ -55,7 +56,7 @@ _EVENTS = (
     *openfiles.EVENTS,
 )  # fmt: skip
 
-TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *facts.FACTS)}
+TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *facts.FACTS, *proxies.PROXIES)}
 
 _DTYPES = {
     "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",

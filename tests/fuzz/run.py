@@ -43,6 +43,7 @@ def targets() -> list[Any]:
     from foreign_files import ForeignFiles
     from format_files import EventFormats, HeaderPages
     from perf_records import PerfRecords
+    from proxy_records import ProxyRecords
     from raw_pages import RawPages
     from segment_files import Facts, Journal, Manifest
     from unit_texts import Units
@@ -59,6 +60,7 @@ def targets() -> list[Any]:
         Facts(),
         Journal(),
         Units(),
+        ProxyRecords(),
     ]
     imports = [ForeignFiles("trace.dat files", 6000), ForeignFiles("perf.data files", 6000)]
     return [*found, Unsealed(), Converted(), *imports, shipped]

@@ -15,6 +15,7 @@ _hindsight() {
             /capture/trigger) path+=/$word ;;
             /capture/clean) path+=/$word ;;
             /capture/install) path+=/$word ;;
+            /capture/proxy) path+=/$word ;;
             /capture/convert) path+=/$word ;;
             /capture/import) path+=/$word ;;
             /capture/info) path+=/$word ;;
@@ -54,7 +55,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='doctor record status trigger clean install convert import info'
+                words='-h --help'; values='doctor record status trigger clean install proxy convert import info'
                 files=
             } ;;
         '/capture/doctor')
@@ -82,6 +83,7 @@ _hindsight() {
                 --psi) values=''; words=- ;;
                 --counters) values='cpuidle diskstats meminfo perf psi stat vmstat'; words=- ;;
                 --cgroup) files=1; words=- ;;
+                --proxy) values=''; words=- ;;
                 --every) values=''; words=- ;;
                 --max-cpu) values=''; words=- ;;
                 --max-disk) values=''; words=- ;;
@@ -91,7 +93,7 @@ _hindsight() {
                 --metrics) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --open-files --rotate-size --rotate-every --duty --flight --psi --counters --cgroup --every --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
+                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --open-files --rotate-size --rotate-every --duty --flight --psi --counters --cgroup --proxy --every --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
                 files=
             } ;;
         '/capture/status')
@@ -124,6 +126,13 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help --prefix --root --uninstall --dry-run'; values=''
+                files=
+            } ;;
+        '/capture/proxy')
+            case "$prev" in
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --json'; values=''
                 files=
             } ;;
         '/capture/convert')

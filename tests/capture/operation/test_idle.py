@@ -13,7 +13,7 @@ import pytest
 
 from hindsight.capture.operation.check import OK, WARN
 from hindsight.capture.operation.check_idle import idle
-from hindsight.capture.perf.tracer import online_cpus
+from hindsight.capture.perf.rings import online_cpus
 from hindsight.capture.profiles import profile
 
 
