@@ -173,7 +173,8 @@ def test_without_tracefs(live: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
     run = f"{sys.executable} -m hindsight capture doctor --json"
-    script = f"while umount {live} 2>&- || umount /sys/kernel/debug 2>&-; do :; done; {run}; mount -t tmpfs none /sys/kernel; {run} || echo $?"
+    unmount = f"while umount {live} 2>&- || umount /sys/kernel/debug 2>&-; do :; done"
+    script = f"{unmount}; {run}; mount -t tmpfs none /sys/kernel; {run} || echo $?"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
     if "unshare failed" in done.stderr:
         pytest.skip("no mount namespaces here")
