@@ -500,7 +500,7 @@ def test_raw_trace_holds_no_names_of_threads(live: Path, tmp_path: Path, name: s
     command = (program, "if=/dev/zero", f"of={tmp_path / 'written'}", "bs=64k", "count=64", "conv=fsync")
     taken = Taken(tmp_path, name, command)
     raw = [file.read_bytes() for file in (tmp_path / "raw").glob("*/raw/*/*")]
-    assert sum(map(len, raw)) > 4096 and taken.recording.events > 50
+    assert sum(map(len, raw)) > 4096 and taken.recording.events > 20
     assert not any(b"zanzibar" in data for data in raw)
     kept = tmp_path / "kept"
     record(RecordOptions(kept, tuple(map(str, command)), name, comm=True), say=lambda text: None)
