@@ -358,7 +358,10 @@ def test_sched_has_every_switch_of_a_thread(live: Path, tmp_path: Path, whole_ho
             ) if begin["next_pid"] == thread and end["prev_pid"] == thread
         )  # fmt: skip
         if not whole_host:
-            assert 0.7 * ran_ns <= on_cpu <= 1.3 * ran_ns + 5_000_000 * told
+            assert on_cpu <= 1.3 * ran_ns + 5_000_000 * told
+        # On a processor whose idle thread fires no tracepoints, what begins after idling is not told.
+        if not whole_host and len(begins) >= len(ends) - 2:
+            assert 0.7 * ran_ns <= on_cpu
         woken = [row for row in wakeups if row["target_pid"] == thread]
         assert 95 <= len(woken) <= recorded + slack
     if not whole_host:
