@@ -90,6 +90,7 @@ def test_snapshots_are_rows_on_the_clock_of_the_trace(live: Path, tmp_path: Path
     assert not {row["own_events"] for row in table(out, "recorder")} - {0}
 
 
+@pytest.mark.slow  # seven seconds of real time, which a busy machine stretches
 def test_a_proxy_that_misbehaves_does_not_stop_the_recording(fuse: served.Fuse, tmp_path: Path) -> None:
     """Malformed, oversized, newer, hanging, gone, and sound again: each is said once, each is a loss."""
     begun = threading.Event()

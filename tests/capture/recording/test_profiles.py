@@ -327,6 +327,7 @@ other.join()
 """
 
 
+@pytest.mark.slow  # a busy machine moves what it compares
 @pytest.mark.parametrize("whole_host", [False, True])
 def test_sched_has_every_switch_of_a_thread(live: Path, tmp_path: Path, whole_host: bool) -> None:
     command = (*python(SWITCHING), str(tmp_path / "counts"))
@@ -386,6 +387,7 @@ def idle_events(live: Path) -> Iterator[Callable[[], list[int]]]:
         os.close(descriptor)
 
 
+@pytest.mark.slow  # a busy machine moves what it compares
 def test_cpuidle_counts_entries_as_the_governor_does(
     live: Path, tmp_path: Path, idle_events: Callable[[], list[int]]
 ) -> None:
