@@ -41,7 +41,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@# uv unpacks in seconds what takes pip a minute; it comes out of the same hash-locked file.
 	@sed -n '/^uv==/,/^    # via/p' requirements.lock > $(VENV)/uv.lock
 	@pip install --quiet --no-deps --require-hashes -r $(VENV)/uv.lock
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --no-deps --require-hashes -r requirements.lock || \
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) uv pip install --quiet --no-deps --require-hashes --compile-bytecode -r requirements.lock || \
 	  pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

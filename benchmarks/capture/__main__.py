@@ -114,7 +114,7 @@ def main() -> int:
         "--calls", type=int, default=1_200_000, help="reads of the workload (default: %(default)s)"
     )
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=9, help="of the slowdown of a workload")
+    parser.add_argument("--rounds", type=int, default=15, help="of the slowdown of a workload")
     parser.add_argument("--starts", type=int, default=15)
     parser.add_argument(
         "--directory", type=Path, help="where to work, on the disk to be measured (default: TMPDIR)"
