@@ -8,9 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
-PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium
+PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev qemu-system-x86 fuse3
 
-.PHONY: help repro test test-all lint lock system-packages fuzz check-reproducible docs zipapp bench clean
+.PHONY: help repro test test-all lint lock system-packages fuzz check-reproducible docs bpf zipapp bench clean
 
 help:  ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,9 +21,11 @@ repro: $(STAMP)  ## run the pipeline; print the verdict and where the report is
 
 test: $(STAMP) system-packages  ## lint, and run the tests
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory bpf >/dev/null || echo "no BPF programs: the tests that need them are skipped"
 	@python -m pytest -m "not slow"
 
 test-all: $(STAMP) system-packages  ## the slow tests too
+	@$(MAKE) --no-print-directory bpf >/dev/null || echo "no BPF programs: the tests that need them are skipped"
 	@python -m pytest
 
 fuzz: $(STAMP)  ## more than a million damaged inputs for the parsers of capture (a quarter of an hour)
@@ -44,7 +46,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-system-packages:
+system-packages: $(STAMP)
 	@if command -v dpkg-query >/dev/null; then \
 	  missing=""; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	  if [ -n "$$missing" ]; then \
@@ -53,6 +55,8 @@ system-packages:
 	        echo "could not install$$missing: the tests that need them will be skipped"; \
 	    else echo "not installed:$$missing (the tests that need them are skipped; apt-get install$$missing)"; fi; \
 	  fi; fi
+	@# The kernels of the guests are unpacked below build/, not installed.
+	@python tests/kernel/debian.py
 
 lint: $(STAMP)  ## ruff and mypy
 	@ruff check .
@@ -72,13 +76,24 @@ check-reproducible: $(STAMP)  ## run the pipeline again without AVX2 and FMA, an
 docs: $(STAMP)  ## write the generated pages of docs/
 	@python docs/generate.py
 
+# Compiled once, for any kernel that describes its types; hosts that record need libbpf alone, neither clang nor headers.
+BPF_OBJECTS := $(patsubst %.c,%.o,$(wildcard capture/bpf/*.bpf.c))
+bpf: $(BPF_OBJECTS)  ## compile the BPF programs, for --open-files (clang, libbpf-dev)
+
+%.bpf.o: %.bpf.c
+	@command -v clang >/dev/null && test -e /usr/include/bpf/bpf_helpers.h || \
+	  { echo "clang or the headers of libbpf are missing: apt-get install clang libbpf-dev" >&2; exit 3; }
+	@clang -target bpf -mcpu=v3 -O2 -g -Wall -Wextra -Wno-unused-parameter -ffile-prefix-map=$(CURDIR)=. \
+	  -idirafter /usr/include/$$(uname -m)-linux-gnu -c $< -o $@
+
 # The byte code is that of this Python; another one compiles the sources, which are in there too.
 ZIPAPP ?= build/hindsight.pyz
 zipapp:  ## one file that records with python3 alone: build/hindsight.pyz
+	@$(MAKE) --no-print-directory bpf >/dev/null || echo "without the BPF programs: it cannot --open-files" >&2
 	@rm -rf $(ZIPAPP).d && mkdir -p $(ZIPAPP).d/hindsight
 	@cp hindsight/*.py $(ZIPAPP).d/hindsight/
 	@find capture subsystems models pipeline lab \( -name '*.py' -o -path 'capture/operation/units/*' \
-	  -o -path 'capture/operation/share/*' \) -exec cp --parents -t $(ZIPAPP).d/hindsight {} +
+	  -o -path 'capture/operation/share/*' -o -name '*.bpf.o' \) -exec cp --parents -t $(ZIPAPP).d/hindsight {} +
 	@printf 'import sys\n\nfrom hindsight.command import main\n\nsys.exit(main())\n' > $(ZIPAPP).d/__main__.py
 	@"$(PYTHON)" -m compileall -q -b --invalidation-mode unchecked-hash $(ZIPAPP).d
 	@find $(ZIPAPP).d -exec touch -d @315532800 {} +
@@ -90,4 +105,4 @@ bench: $(STAMP)  ## the benchmarks, side by side with the alternatives
 	@for b in benchmarks/*.py benchmarks/capture; do echo "== $$b"; python $$b || exit 1; done
 
 clean:  ## remove the virtual environment and what was built (not the DVC cache)
-	@rm -rf $(VENV) build *.egg-info
+	@rm -rf $(VENV) build *.egg-info $(BPF_OBJECTS)

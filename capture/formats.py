@@ -13,7 +13,9 @@ from hindsight.errors import VerificationError
 class Field:
     """A field of an event: ``offset`` and ``size`` in bytes within the payload.
 
-    ``array`` is the number of elements of a fixed array, else 0; a ``data_loc`` field holds the position of
+    ``array`` is the number of elements of a fixed array, -1 where the kernel gives it by a name, a sum, or
+    not
+    at all (``args[]``, ``func[30+1]``: ``size`` counts), else 0; a ``data_loc`` field holds the position of
     its data (low 16 bits: offset, high 16 bits: length).
     """
 
@@ -71,7 +73,7 @@ _LINE = re.compile(
     r"[ \t]*size:(?P<size>[0-9]{1,9});(?:[ \t]*signed:(?P<signed>[01]);)?[ \t]*"
 )
 _DECLARATION = re.compile(
-    r"(?P<ctype>[ -~\t]*[ \t*\])}])?(?P<name>[A-Za-z_]\w*)[ \t]*(?:\[(?P<array>[0-9]{0,9})\w*\])?[ \t]*",
+    r"(?P<ctype>[ -~\t]*[ \t*\])}])?(?P<name>[A-Za-z_]\w*)[ \t]*(?:\[(?P<array>[\w +*()-]{0,64})\])?[ \t]*",
     re.ASCII,
 )
 
@@ -94,17 +96,22 @@ def _fields(text: str, limit: int) -> dict[str, Field]:
                 f"a field of a tracepoint lies beyond any event: {text_line.strip()[:200]}"
             )
         ctype = (declaration["ctype"] or "").strip()
-        # Without a size of its own (`args[]`, a name as size) an array is known by its size in bytes alone.
         fields[declaration["name"]] = Field(
             declaration["name"],
             ctype,
             offset,
             size,
             line["signed"] == "1",
-            int(declaration["array"] or 0),
+            _elements(declaration["array"]),
             ctype.startswith("__data_loc"),
         )
     return fields
+
+
+def _elements(text: str | None) -> int:
+    if text is None:
+        return 0
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1
 
 
 def _check_length(text: str) -> None:

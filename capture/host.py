@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hindsight.capture.cgroups import Memberships, container_id
 from hindsight.capture.devices import Device, mounts
+from hindsight.capture.filestat import file_stat
 
 KEY_PATH = Path("/etc/hindsight/host.key")
 _KEY_BYTES = 32
@@ -165,8 +166,8 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
         with contextlib.suppress(OSError):
             for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
                 with contextlib.suppress(OSError):
-                    status = os.stat(f"/proc/{pid}/fd/{fd}")
-                    if not stat.S_ISREG(status.st_mode):
+                    status = file_stat(f"/proc/{pid}/fd/{fd}")
+                    if not stat.S_ISREG(status.mode):
                         continue
                     info = dict(
                         line.split(":", 1)
@@ -175,7 +176,7 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
                     flags = int(info["flags"], 8)
                     if inherited and flags & os.O_CLOEXEC:
                         continue
-                    device = os.major(status.st_dev), os.minor(status.st_dev)
+                    device = status.device
                     if device[0] == 0:  # no disk: the trace may name it otherwise
                         if systems is None:
                             systems = {mount.number: mount.device for mount in mounts(pid)}
@@ -186,7 +187,7 @@ def descriptors(pids: Iterable[int], inherited: bool = False) -> Iterator[dict[s
                         "fd": fd,
                         "s_dev_major": device[0],
                         "s_dev_minor": device[1],
-                        "i_ino": status.st_ino,
+                        "i_ino": status.inode,
                         "flags": flags,
                         "pos": int(info["pos"]),
                     }

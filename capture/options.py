@@ -14,6 +14,9 @@ STREAM = "stream"
 FLIGHT = "flight"
 FTRACE = "ftrace"
 PERF = "perf"
+BPF = "bpf"
+RECORDS = (PERF, BPF)
+"""Sources of events whose raw files hold perf records."""
 
 
 class Budgets(NamedTuple):
@@ -63,7 +66,8 @@ class RecordOptions(NamedTuple):
     sealed after ``rotate_bytes`` of raw trace or ``rotate_s`` seconds. What was drained is made durable every
     ``sync_s`` seconds. ``metrics`` is a textfile for Prometheus, rewritten while it records. ``source`` is
     FTRACE or PERF. The sets ``counters`` (:mod:`hindsight.capture.counters.source`) and those of the control
-    groups ``cgroups`` are sampled every ``every_s`` seconds.
+    groups ``cgroups`` are sampled every ``every_s`` seconds. ``open_files`` tells open files apart by
+    BPF programs. ``proxies`` are lists of names (docs/proxy.md), read every ``every_s`` seconds.
     """
 
     out: Path
@@ -88,3 +92,5 @@ class RecordOptions(NamedTuple):
     counters: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     every_s: float = 1.0
+    open_files: bool = False
+    proxies: tuple[str, ...] = ()

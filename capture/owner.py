@@ -73,3 +73,16 @@ def from_dict(values: Any) -> Owner | None:
     except (KeyError, TypeError):
         return None
     return owner if all(isinstance(value, int) for value in owner) else None
+
+
+_adopted: set[int] = set()
+
+
+def adopt(pid: int) -> None:
+    """Count a child process, which works for this one, as a part of it: it is not to be traced."""
+    _adopted.add(pid)
+
+
+def adopted() -> frozenset[int]:
+    """The child processes that work for this one, those that have ended too."""
+    return frozenset(_adopted)

@@ -32,6 +32,8 @@ INODES = "inodes"
 SCRUBBED = "scrubbed"
 SWITCHES = "switches"
 DEVICES = "devices"
+FILES = "files"
+"""What BPF programs tell of open files; no tracefs instance, and only where it is asked for."""
 INSTANCES = (TASKS, INODES, SCRUBBED, SWITCHES, DEVICES)
 FOLLOWING = (TASKS, INODES, SCRUBBED, SWITCHES)
 """Groups of events that belong to a thread; those of the others fire in any context."""
@@ -99,48 +101,50 @@ def _names(tables: Iterable[Table]) -> tuple[str, ...]:
     return tuple(table.tracepoint for table in tables)
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
+    """What can be chosen by one name: see :class:`Profile`; ``events`` not yet by group."""
+
     meaning: str
     events: tuple[str, ...]
     filters: Mapping[str, str] = {}
     ftrace_only: bool = False
 
 
-_CHOICES = {
-    "readahead": _Choice(
+CHOICES = {
+    "readahead": Choice(
         "buffered reads: system calls, the page cache, readahead decisions, block requests",
         _names((*reading.EVENTS, *syscalls.EVENTS)),
     ),
-    "pagecache": _Choice(
+    "pagecache": Choice(
         "the page cache: what is looked up, added, dirtied and evicted, and reclaim",
         (*_PAGES, "writeback/writeback_dirty_folio", *_names(pagecache.EVENTS), *_IDENTITY),
     ),
-    "blockio": _Choice(
+    "blockio": Choice(
         "block I/O from the bio to its completion: queueing, merging, splitting, requeueing, errors",
         (*_names(blockio.EVENTS), *_REQUESTS, *_IDENTITY),
     ),
-    "writeback": _Choice(
+    "writeback": Choice(
         "dirty pages: who makes them, who waits, what the flusher threads write, and the writes to devices",
         (*_names(writeback.EVENTS), *_REQUESTS, *_IDENTITY),
         dict.fromkeys(_REQUESTS, _WRITES),
     ),
-    "sched": _Choice(
+    "sched": Choice(
         "the scheduler: switches, wakeups, migrations",
         (*_names(scheduling.EVENTS), *_IDENTITY),
         ftrace_only=True,
     ),
-    "cpuidle": _Choice(
+    "cpuidle": Choice(
         "idle processors: states entered and left, wrong guesses, ticks stopped, frequencies",
         (*_names(power.EVENTS), *_IDENTITY),
         ftrace_only=True,
     ),
-    "damon": _Choice(
+    "damon": Choice(
         "DAMON: regions and how often they were accessed, what schemes do (set DAMON up yourself)",
         (*_names(damon.EVENTS), *_IDENTITY),
     ),
 }
 
-PROFILES: dict[str, str] = {name: choice.meaning for name, choice in _CHOICES.items()}
+PROFILES: dict[str, str] = {name: choice.meaning for name, choice in CHOICES.items()}
 """The profiles, and what each records."""
 
 
@@ -150,13 +154,13 @@ def profile(name: str) -> Profile:
     Raises UsageError when there is none.
     """
     names = list(dict.fromkeys(name.split("+")))
-    unknown = [one for one in names if one not in _CHOICES]
+    unknown = [one for one in names if one not in CHOICES]
     if unknown:
-        known = ", ".join(sorted(PROFILES))
+        known = ", ".join(sorted(CHOICES))
         raise UsageError(
             f"there is no recording profile {unknown[0]!r}", f"Known profiles: {known}; join several by +."
         )
-    chosen = [_CHOICES[one] for one in names]
+    chosen = [CHOICES[one] for one in names]
     events = tuple(dict.fromkeys(event for choice in chosen for event in choice.events))
     filters = {}
     for event in events:
@@ -171,6 +175,16 @@ def profile(name: str) -> Profile:
         filters,
         any(choice.ftrace_only for choice in chosen),
     )
+
+
+_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4, FILES: 1}
+"""Other events are fewer than those of threads: their buffers are so many times smaller."""
+_LEAST_KB = 64
+
+
+def buffers_kb(wanted: Profile, buffer_kb: int) -> dict[str, int]:
+    """The ring buffers of a profile by group, KiB per CPU; ``buffer_kb`` is that of the threads' events."""
+    return {group: max(buffer_kb // _SHARE[group], min(buffer_kb, _LEAST_KB)) for group in wanted.events}
 
 
 def kernel_device(major: int, minor: int) -> int:

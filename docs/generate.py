@@ -36,6 +36,8 @@ def data_dictionary() -> str:
 
 def _table(table: Table) -> list[str]:
     source = f" (tracepoint `{table.tracepoint}`)" if table.tracepoint else ""
+    if table.tracepoint.startswith("open_files/"):
+        source = " ([BPF programs](open-files.md))"
     rows = [
         f"| `{c.name}` | {c.dtype}{'?' if c.nullable else ''} | {c.unit} | {c.meaning} |"
         for c in table.columns

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+from hindsight.errors import ConfigurationError, UsageError
 
 EXAMPLES = """examples:
   hindsight lab workloads                                      what can be run
@@ -145,19 +148,26 @@ def _create(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from hindsight.lab import device
 
-    for one in device.existing():
+    devices, damaged = device.existing()
+    for one in devices:
         print(
             f"{one.name}\t{one.profile.name}\t{one.node or '-'}\t{one.mount_point}\t{one.group}\t{one.image}"
         )
-    return 0
+    return _damaged(damaged)
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from hindsight.errors import UsageError
     from hindsight.lab import device
 
     if bool(arguments.names) == arguments.all:
         raise UsageError("name the devices to remove, or say --all")
-    for one in device.existing() if arguments.all else [device.find(name) for name in arguments.names]:
+    devices, damaged = device.existing() if arguments.all else (map(device.find, arguments.names), [])
+    for one in devices:
         device.remove(one)
-    return 0
+    return _damaged(damaged)
+
+
+def _damaged(states: list[ConfigurationError]) -> int:
+    for error in states:
+        print(f"hindsight: {error}", file=sys.stderr)
+    return ConfigurationError.exit_code if states else 0

@@ -17,7 +17,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from hindsight.errors import ConfigurationError, HindsightError, NotPermittedError, UsageError
@@ -201,9 +201,18 @@ def throttled_device(
         remove(device)
 
 
-def existing() -> list[LabDevice]:
-    """The devices whose state is on this machine, sorted by name."""
-    return [_load(path) for path in sorted(STATE.glob("*/state.json"))]
+def existing() -> tuple[list[LabDevice], list[ConfigurationError]]:
+    """The devices whose state is on this machine, sorted by name, and what is wrong with the other states.
+
+    One damaged state must not stand between a user and all other devices.
+    """
+    devices, damaged = [], []
+    for path in sorted(STATE.glob("*/state.json")):
+        try:
+            devices.append(_load(path))
+        except ConfigurationError as error:
+            damaged.append(error)
+    return devices, damaged
 
 
 def find(name: str) -> LabDevice:
@@ -295,10 +304,13 @@ def _save(device: LabDevice) -> None:
 
 
 def _load(path: Path) -> LabDevice:
+    known = {field.name for field in fields(LabDevice)}
     try:
         facts = json.loads(path.read_text())
-        return LabDevice(**{**facts, "profile": Profile(**facts["profile"])})
-    except (ValueError, TypeError, KeyError) as error:
+        facts |= {"profile": Profile(**facts["profile"])}
+        # What another version of this program noted beside that does not stand in the way of a removal.
+        return LabDevice(**{name: value for name, value in facts.items() if name in known})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             f"{path} is damaged: {error}", "Check `losetup -a` and remove the file."
         ) from error

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import children
 import decoding
+import importing
 import memory
 import recorders
 import recording
@@ -33,7 +34,7 @@ import slowdown
 import starting
 from figures import Figure
 
-PARTS = ("decoding", "size", "recording", "slowdown", "memory", "starting")
+PARTS = ("decoding", "importing", "size", "recording", "slowdown", "memory", "starting")
 FILE_BYTES = 256 << 20
 
 
@@ -71,6 +72,7 @@ def measure(args: argparse.Namespace, directory: Path) -> tuple[list[Figure], di
 
     parts: dict[str, Callable[[Path], list[Figure]]] = {
         "decoding": decode,
+        "importing": lambda where: importing.measure(where, file, args.calls, args.repetitions),
         "size": lambda where: size.measure(where, file),
         "recording": lambda where: recording.measure(where, file, args.calls, max(args.repetitions, 7)),
         "slowdown": lambda where: slowdown.measure(where, file, args.calls // 5, args.rounds),

@@ -84,7 +84,8 @@ def task_events() -> list[str]:
     """The tracepoints that follow threads, those of the readahead profile that this kernel has."""
     root = tracefs.locate()
     events = profile("readahead").events
-    return [e for group in FOLLOWING for e in events[group] if (root / "events" / e / "enable").exists()]
+    wanted = [event for group in FOLLOWING for event in events.get(group, ())]
+    return [event for event in wanted if (root / "events" / event / "enable").exists()]
 
 
 def hindsight(out: Path, command: list[str], buffer_kb: int) -> list[str]:

@@ -30,14 +30,15 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     convert.add_argument(
         "--jobs",
         metavar="N",
-        type=_jobs,
+        type=jobs,
         help="threads (default: the processors available); the result does not depend on it",
     )
     convert.add_argument("--json", action="store_true", help="print what was done as JSON")
     convert.set_defaults(run=_convert)
 
 
-def _jobs(text: str) -> int:
+def jobs(text: str) -> int:
+    """A number of threads, for argparse."""
     value = int(text)
     if not 1 <= value <= 1024:
         raise argparse.ArgumentTypeError("between 1 and 1024")

@@ -98,6 +98,10 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--source", choices=("ftrace", "perf"), default="ftrace",
         help="record through tracefs instances or perf_event_open (default: %(default)s)",
     )  # fmt: skip
+    record.add_argument(
+        "--open-files", action="store_true",
+        help="record which open file each read and readahead decision belongs to, through BPF programs",
+    )  # fmt: skip
     _configure_when(record)
     _configure_sampled(record)
     _configure_budgets(record)
@@ -135,6 +139,10 @@ def _configure_sampled(record: argparse.ArgumentParser) -> None:
     sampled.add_argument(
         "--cgroup", metavar="PATH", action="append", default=[],
         help="counters of this control group: memory, I/O, processor time, pressure (repeatable)",
+    )  # fmt: skip
+    sampled.add_argument(
+        "--proxy", metavar="NAME[,…]", action="append", default=[],
+        help="snapshots of this proxy, as memory or blockdev:sda (repeatable; see `capture proxy list`)",
     )  # fmt: skip
     sampled.add_argument(
         "--every", metavar="S", type=_unit("duration"), default=1.0,
@@ -177,8 +185,18 @@ def _record(args: argparse.Namespace) -> int:
     from hindsight.capture.options import FLIGHT, STREAM, Budgets
     from hindsight.capture.recording.record import RecordOptions, record
 
+    if args.proxy:  # a name that is none is found before anything begins
+        from hindsight.capture.proxy.registry import proxies
+
+        for names in args.proxy:
+            proxies(names)
     if args.user and not args.command:
         raise UsageError("--user without a command", "Name the command after --.")
+    if args.flight and args.open_files:
+        raise UsageError(
+            "--open-files in flight mode",
+            "What BPF programs record cannot be overwritten: leave out one of the two.",
+        )
     if args.flight and args.rotate_every:
         raise UsageError(
             "--rotate-every in flight mode", "There, segments are sealed when they are asked for."
@@ -205,6 +223,8 @@ def _record(args: argparse.Namespace) -> int:
         counters=tuple(args.counters),
         cgroups=tuple(args.cgroup),
         every_s=args.every,
+        proxies=tuple(args.proxy),
+        open_files=args.open_files,
     )
     recording = record(options, sealed=_show)
     if recording.status is not None:

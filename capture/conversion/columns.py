@@ -11,12 +11,13 @@ from numba import njit
 
 from hindsight.capture.conversion.decode import CpuEvents
 from hindsight.capture.conversion.merge import Run, merge, ordered
+from hindsight.capture.conversion.spans import Span, find_spans, number_spans
 from hindsight.capture.formats import EventFormat, Field
 from hindsight.capture.schema import Column, Table, numpy_dtype
 from hindsight.errors import VerificationError
 
 _RENAMED = {"child_pid": "pid", "target_pid": "pid"}
-_MINOR_BITS = 20
+MINOR_BITS = 20
 _EVERY_BIT = (1 << 64) - 1
 _TOGETHER = 1 << 13
 """Rows whose fields are gathered together."""
@@ -170,12 +171,21 @@ def intern(raw: np.ndarray) -> Text:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a column comes from: its field, and what of the field's value is kept."""
+    """Where a column comes from: its field, and what of the field's value is kept.
+
+    A text column without a ``span`` is a text of at most 256 bytes.
+    """
 
     column: Column
     field: Field
     shift: int = 0
     keep: int = _EVERY_BIT
+    span: Span | None = None
+
+    @property
+    def split(self) -> bool:
+        """It is a part of the field's value."""
+        return self.keep != _EVERY_BIT or self.shift != 0
 
 
 def sources(kind: EventFormat, table: Table) -> list[Source]:
@@ -204,8 +214,8 @@ def _source(kind: EventFormat, column: Column) -> Source:
         return Source(column, fields["common_pid"])
     if part in ("major", "minor") and column.name not in fields and name in fields:
         if part == "major":
-            return Source(column, fields[name], _MINOR_BITS)
-        return Source(column, fields[name], 0, (1 << _MINOR_BITS) - 1)
+            return Source(column, fields[name], MINOR_BITS)
+        return Source(column, fields[name], 0, (1 << MINOR_BITS) - 1)
     field = fields.get(_RENAMED.get(column.name, column.name))
     if field is None:
         raise VerificationError(
@@ -268,6 +278,26 @@ class EventTable:
             )
         return intern(raw)
 
+    def spans(self, field: Field, span: Span, rows: slice = slice(None)) -> Text:
+        """Bytes of any length of some rows, as codes into the distinct ones.
+
+        The word before each payload holds its size. Raises VerificationError when bytes lie beyond it.
+        """
+        at = self._run.at[rows]
+        start, size = np.empty(at.size, np.uint64), np.empty(at.size, np.uint64)
+        if find_spans(self._words, at, field.offset, field.size, span.where, span.text, start, size):
+            raise VerificationError(f"{self._kind.name}: values of {field.name} lie beyond their event")
+        first, codes = np.empty(at.size, np.int64), np.empty(at.size, np.int32)
+        slots = np.full(1 << (2 * at.size).bit_length(), -1, np.int64)
+        data = self._words.view(np.uint8)
+        count = number_spans(data, start, size, slots, first, codes)
+        values = []
+        for row in first[:count].tolist():
+            begin = int(start[row])
+            value = data[begin : begin + int(size[row])].tobytes()
+            values.append(value if span.text else value.hex().encode())
+        return Text(codes, values)
+
     def into(self, plan: list[Source], rows: slice, out: Mapping[str, np.ndarray]) -> dict[str, Text]:
         """Store the columns of some rows: numbers in the arrays ``out`` (by name), texts are returned."""
         out["ts"][:] = self.ts[rows]
@@ -284,7 +314,11 @@ class EventTable:
                     target[:] = wide != 0
                 else:
                     self.number(source, some, target)
-        return {s.column.name: self.text(s.field, rows) for s in plan if s.column.dtype == "str"}
+        return {
+            s.column.name: self.text(s.field, rows) if s.span is None else self.spans(s.field, s.span, rows)
+            for s in plan
+            if s.column.dtype == "str"
+        }
 
     def columns(self, table: Table) -> dict[str, Values]:
         """The columns of ``table`` (see :mod:`hindsight.capture.schema`), in its order.

@@ -8,15 +8,17 @@ groups whose size depends on the numbers of rows alone. The bytes of the tables 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hindsight.capture.conversion.census import Census
-from hindsight.capture.conversion.columns import EventTable, sources
+from hindsight.capture.conversion.columns import EventTable
 from hindsight.capture.conversion.events import InstanceTrace, Kind, index_segment
 from hindsight.capture.conversion.facttables import FACT_TABLES, fact_tables, renaming
+from hindsight.capture.conversion.generic import Addresses, generic_renaming
+from hindsight.capture.conversion.index import Advance
 from hindsight.capture.conversion.parquet import TableWriter, row_groups, write_rows
 from hindsight.capture.conversion.progress import Progress
 from hindsight.capture.conversion.reconcile import Decoded, reconcile
@@ -24,10 +26,10 @@ from hindsight.capture.conversion.sampled import write_sampled
 from hindsight.capture.conversion.slices import SLICE_BYTES
 from hindsight.capture.conversion.staging import Staging, sweep, unwritable
 from hindsight.capture.conversion.workers import Workers
-from hindsight.capture.schema import SCHEMA_VERSION, TABLES
+from hindsight.capture.schema import SCHEMA_VERSION, TABLES, Table
 from hindsight.capture.segments.facts import HASHED_NAMES
 from hindsight.capture.segments.rowfiles import row_table
-from hindsight.capture.segments.segment import Segment, check_facts, find_segments, open_segment
+from hindsight.capture.segments.segment import check_facts, find_segments, open_segment
 from hindsight.errors import ConfigurationError, VerificationError
 
 COMMIT_TABLE = "captures"
@@ -51,13 +53,33 @@ class Converted:
 
 @dataclass(frozen=True)
 class Job:
-    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once."""
+    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once,
+    ``row_group``: the most rows in a row group (None = as in native captures).
+    """
 
     out: Path
     comm: bool = False
     force: bool = False
     threads: int = 1
     slice_bytes: int = SLICE_BYTES
+    row_group: int | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is converted: the name of its files, where it comes from, its host (pseudonym) and date, its size.
+
+    ``files`` are those of a segment: some hold rows that were sampled. ``load`` indexes the raw trace and
+    tells the facts, in the shape of those of a segment (:mod:`hindsight.capture.segments.facts`).
+    """
+
+    name: str
+    path: Path
+    host: str
+    date: str
+    raw_bytes: int
+    load: Callable[[Workers, Advance], tuple[dict[str, Any], list[InstanceTrace]]]
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def available_processors() -> int:
@@ -115,12 +137,27 @@ def _convert_segment(path: Path, job: Job, progress: Progress) -> Converted:
             f"{path} has schema version {facts['schema_version']} and is {facts['byteorder']}-endian; "
             f"this program reads {SCHEMA_VERSION}, little-endian"
         )
-    directory = job.out / f"host={facts['tables']['captures'][0]['host']}" / f"date={facts['date']}"
-    if (directory / COMMIT_TABLE / f"{segment.name}.parquet").exists() and not job.force:
-        return Converted(segment.name, False)
-    progress.start(segment.name, sum(int(file["bytes"]) for file in segment.files.values()))
+    size = sum(int(file["bytes"]) for file in segment.files.values())
+
+    def load(workers: Workers, advance: Advance) -> tuple[dict[str, Any], list[InstanceTrace]]:
+        return facts, index_segment(segment, workers, advance)
+
+    host = facts["tables"]["captures"][0]["host"]
+    recording = Recording(segment.name, path, host, facts["date"], size, load, segment.files)
+    return convert_recording(recording, job, progress)
+
+
+def convert_recording(recording: Recording, job: Job, progress: Progress) -> Converted:
+    """Convert one recording; nothing when ``job.out`` holds it already, unless ``job.force``.
+
+    Raises what ``recording.load`` raises, VerificationError for damage, BusyError, OSError.
+    """
+    directory = job.out / f"host={recording.host}" / f"date={recording.date}"
+    if (directory / COMMIT_TABLE / f"{recording.name}.parquet").exists() and not job.force:
+        return Converted(recording.name, False)
+    progress.start(recording.name, recording.raw_bytes)
     with Workers(job.threads) as workers:
-        return _Conversion(segment, directory, job, progress, workers).run()
+        return _Conversion(recording, directory, job, progress, workers).run()
 
 
 class _Conversion:
@@ -128,84 +165,85 @@ class _Conversion:
 
     def __init__(
         self,
-        segment: Segment,
+        recording: Recording,
         directory: Path,
         job: Job,
         progress: Progress,
         workers: Workers,
     ) -> None:
-        self.segment = segment
+        self.recording = recording
         self.directory = directory
         self.job = job
         self.progress = progress
         self.workers = workers
-        hashed = segment.facts["comm"] == HASHED_NAMES
-        if job.comm and hashed:
-            raise ConfigurationError(
-                f"{segment.path} holds no names of programs, only keyed hashes of them",
-                "Convert without --comm; names are kept by: hindsight capture record --comm",
-            )
-        self.key = None if job.comm or hashed else bytes(segment.facts["comm_key"], "ascii")
-        self.census = Census(segment.facts)
         self.rows: dict[str, int] = {}
+        self.events = 0
 
     def run(self) -> Converted:
         """Index, decode, reconcile, write, publish."""
-        instances = index_segment(self.segment, self.workers, self.progress.advance)
+        facts, instances = self.recording.load(self.workers, self.progress.advance)
+        hashed = facts.get("comm") == HASHED_NAMES
+        if self.job.comm and hashed:
+            raise ConfigurationError(
+                f"{self.recording.path} holds no names of programs, only keyed hashes of them",
+                "Convert without --comm; names are kept by: hindsight capture record --comm",
+            )
+        self.key = None if self.job.comm or hashed else bytes(facts["comm_key"], "ascii")
+        self.rename = renaming(self.key)
+        self.masks = Addresses(bytes(facts["comm_key"], "ascii"))
+        self.census = Census(facts)
         self._refuse_doubles(instances)
         decoded = [
             Decoded(instance.name, index.cpu, index.events, tuple(index.problems))
             for instance in instances
             for index in instance.cpus
         ]
-        losses = reconcile(self.segment.path, self.segment.facts, decoded)
-        with Staging(self.job.out, self.segment.name) as staging:
+        losses = reconcile(self.recording.path, facts, decoded)
+        name = self.recording.name
+        with Staging(self.job.out, name) as staging:
             for instance in instances:
                 self._write_instance(instance, staging.path)
-            facts = fact_tables(self.segment.facts, losses, self.census, self.key)
-            for name, table in facts.items():
-                write_rows(staging.path / name, table)
-                self.rows[name] = table.num_rows
+            for table, rows in fact_tables(facts, losses, self.census, self.key).items():
+                write_rows(staging.path / table, rows)
+                self.rows[table] = rows.num_rows
             self._write_sampled(staging.path)
-            files = {name: self._file(name) for name in self.rows}
+            files = {table: self._file(table) for table in self.rows}
             commit = staging.path / COMMIT_TABLE, files.pop(COMMIT_TABLE)
-            stale = [self._file(name) for name in TABLES.keys() - self.rows.keys()]
-            pairs = [(staging.path / name, target) for name, target in sorted(files.items())]
+            known = {*TABLES, *(p.parent.name for p in self.directory.glob(f"*.*/{name}.parquet"))}
+            stale = [self._file(table) for table in known - self.rows.keys()]
+            pairs = [(staging.path / table, target) for table, target in sorted(files.items())]
             staging.publish(pairs, commit, stale, self.workers)
-        events = sum(count for name, count in self.rows.items() if TABLES[name].tracepoint)
         lost = sum(row["count_lower"] for row in losses)
-        return Converted(self.segment.name, True, dict(sorted(self.rows.items())), events, lost)
+        return Converted(name, True, dict(sorted(self.rows.items())), self.events, lost)
 
     def _write_sampled(self, directory: Path) -> None:
-        for name in sorted(self.segment.files):
+        for name in sorted(self.recording.files):
             table = row_table(name)
             if table is None:
                 continue
             if table in self.rows or table not in TABLES or TABLES[table].tracepoint or table in FACT_TABLES:
-                raise VerificationError(f"{self.segment.path}: there is no table {table} to be sampled")
-            rows = write_sampled(self.segment.path / name, directory / table, table, self.key)
+                raise VerificationError(f"{self.recording.path}: there is no table {table} to be sampled")
+            rows = write_sampled(self.recording.path / name, directory / table, table, self.key)
             if rows:
                 self.rows[table] = rows
-            self.progress.advance(int(self.segment.files[name]["bytes"]))
+            self.progress.advance(int(self.recording.files[name]["bytes"]))
 
     def _file(self, table: str) -> Path:
-        return self.directory / table / f"{self.segment.name}.parquet"
+        return self.directory / table / f"{self.recording.name}.parquet"
 
     def _refuse_doubles(self, instances: list[InstanceTrace]) -> None:
         names = [name for instance in instances for name in instance.rows()]
         if len(names) != len(set(names)):
-            raise VerificationError(f"{self.segment.path}: two instances hold events of the same kind")
+            raise VerificationError(f"{self.recording.path}: two instances hold events of the same kind")
 
     def _write_instance(self, instance: InstanceTrace, directory: Path) -> None:
         rows = instance.rows()
-        groups = row_groups(rows)
-        rename = renaming(self.key)
+        groups = row_groups(rows, tables=instance.tables, most=self.job.row_group)
         writers: list[tuple[Kind, TableWriter, list[Any]]] = []
         for kind in instance.kinds:
             if kind.table is not None and kind.table.name in rows:
-                name = kind.table.name
-                writer = TableWriter(directory / name, name, groups[name], rename)
-                writers.append((kind, writer, sources(kind.format, kind.table)))
+                writer = self._writer(kind, kind.table, directory, groups[kind.table.name])
+                writers.append((kind, writer, kind.plan))
         # The largest first: they decide how long a slice takes.
         writers.sort(key=lambda entry: -rows[entry[1].table])
         try:
@@ -225,5 +263,14 @@ class _Conversion:
                 writer.abandon()
         for _, writer, _ in writers:
             if writer.rows != rows[writer.table]:
-                raise VerificationError(f"{self.segment.path} was changed while it was read")
+                raise VerificationError(f"{self.recording.path} was changed while it was read")
         self.rows |= rows
+        self.events += sum(rows.values())
+
+    def _writer(self, kind: Kind, table: Table, directory: Path, group: int) -> TableWriter:
+        path = directory / table.name
+        if kind.generic is None:
+            return TableWriter(path, table, group, self.rename)
+        mask = self.masks.of(kind.generic.addresses)
+        group = min(group, kind.generic.group_rows)
+        return TableWriter(path, table, group, generic_renaming(self.key), mask, kind.generic.metadata)

@@ -10,6 +10,7 @@ aligned to 4 bytes only, so that all positions are in 32-bit words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def walk(
     latest: Any,
     ts_out: Any,
     at_out: Any,
+    size_out: Any,
 ) -> None:
     """Walk pages of one CPU.
 
@@ -74,8 +76,10 @@ def walk(
 
     ``fill`` True: ``cursor`` says where the next event of each kind goes in ``ts_out`` (i64, ns) and
     ``at_out`` (u32, ``origin`` + payload position in words), up to ``limit`` i64[kinds]; beyond it the cursor
-    moves on alone. Events before ``earliest`` or after ``latest`` (i64, ns) are left out.
+    moves on alone. Events before ``earliest`` or after ``latest`` (i64, ns) are left out. ``size_out`` (u32,
+    as long as ``ts_out``, or empty: it is not wanted) takes the words of each payload.
     """
+    sizes = size_out.size > 0
     page_words = np.uint64(layout[0])
     commit_word = np.uint64(layout[1])
     head = np.uint64(layout[2])
@@ -157,6 +161,8 @@ def walk(
                                 if slot < limit[kind]:
                                     ts_out[np.uint64(slot)] = ts
                                     at_out[np.uint64(slot)] = np.uint32(np.uint64(origin) + payload)
+                                    if sizes:
+                                        size_out[np.uint64(slot)] = np.uint32(after - payload)
                                 cursor[block, kind] = slot + 1
                         else:
                             cursor[block, kind] += 1
@@ -289,9 +295,14 @@ class PageCounts:
 
 
 class PageDecoder:
-    """Walks pages of one layout in which events of the ``kinds`` are expected."""
+    """Walks pages of one layout in which events of the ``kinds`` are expected.
 
-    def __init__(self, layout: PageLayout, kinds: list[EventFormat]) -> None:
+    ``sized``: the kinds (numbers) whose payloads have no fixed length. In the words of what was filled, the
+    word before each such payload holds its size in bytes, as it does in perf's records.
+    """
+
+    def __init__(self, layout: PageLayout, kinds: list[EventFormat], sized: Sequence[int] = ()) -> None:
+        self._sized = tuple(sized)
         self.page_words = layout.page_bytes // 4
         self.kinds = len(kinds)
         self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
@@ -311,7 +322,7 @@ class PageDecoder:
         nothing = (np.empty(0, np.int64), np.empty(0, np.uint32))
         walk(
             words, self._layout, self._kind_of_id, self._need, size, found.counts, *found.arrays,
-            False, nothing[0], 0, 0, 0, *nothing,
+            False, nothing[0], 0, 0, 0, *nothing, nothing[1],
         )  # fmt: skip
         return found
 
@@ -329,10 +340,15 @@ class PageDecoder:
         """Write down the events of ``earliest`` … ``latest`` (ns); ``cursor`` (i64[kinds]) moves on."""
         pages = words.size // self.page_words
         scratch = PageCounts(0, 0, pages)
+        sizes = np.empty(ts.size if self._sized else 0, np.uint32)
+        begun = cursor.copy()
         walk(
             words, self._layout, self._kind_of_id, self._need, max(pages, 1), cursor.reshape(1, -1),
-            *scratch.arrays, True, limit, origin, earliest, latest, ts, at,
+            *scratch.arrays, True, limit, origin, earliest, latest, ts, at, sizes,
         )  # fmt: skip
+        for kind in self._sized:
+            some = slice(int(begun[kind]), int(min(cursor[kind], limit[kind])))
+            words[at[some] - np.uint32(origin + 1)] = sizes[some] * np.uint32(4)
 
 
 def load_words(path: Path, layout: PageLayout) -> tuple[np.ndarray, bool]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hindsight.capture.conversion.columns import Source, sources
 from hindsight.capture.conversion.decode import CpuEvents, PageDecoder
+from hindsight.capture.conversion.generic import Generic, generic_table, misfit
 from hindsight.capture.conversion.index import Advance, RawIndex, index_pages
 from hindsight.capture.conversion.slices import SLICE_BYTES, Scratch, cut, decode_slice
 from hindsight.capture.conversion.workers import NONE, Workers
 from hindsight.capture.formats import EventFormat, parse_event, parse_header_page
-from hindsight.capture.options import PERF
+from hindsight.capture.options import RECORDS
 from hindsight.capture.perf.records import RecordDecoder, index_records
 from hindsight.capture.schema import TABLES, Table
 from hindsight.capture.segments.segment import RAW_SUFFIX, Segment
@@ -27,6 +29,13 @@ class Kind:
     number: int
     format: EventFormat
     table: Table | None
+    generic: Generic | None = None
+
+    @property
+    def plan(self) -> list[Source]:
+        """Where the columns of its table come from, but ``ts`` and ``cpu``."""
+        assert self.table is not None
+        return sources(self.format, self.table) if self.generic is None else self.generic.sources
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,11 @@ class InstanceTrace:
             if kind.table is not None and count:
                 found[kind.table.name] = count
         return found
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables that events of its kinds may have rows in, by name."""
+        return {kind.table.name: kind.table for kind in self.kinds if kind.table is not None}
 
     def slices(
         self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES
@@ -95,11 +109,25 @@ def index_segment(
     return instances
 
 
+def foreign_kind(number: int, layout: EventFormat) -> Kind:
+    """A kind of event that another kernel, or another tool, may have recorded in any form.
+
+    Its rows go to the table of :mod:`hindsight.capture.schema` if the event has all that this needs, else to
+    a table derived from its format.
+    """
+    table = _BY_TRACEPOINT.get(f"{layout.system}/{layout.name}")
+    why = "" if table is None else misfit(layout, table)
+    if table is not None and not why:
+        return Kind(number, layout, table)
+    made = generic_table(layout, why)
+    return Kind(number, layout, made.table, made)
+
+
 def _decoder(segment: Segment, facts: dict[str, Any], kinds: list[Kind]) -> PageDecoder | RecordDecoder:
     formats = [kind.format for kind in kinds]
     if len({kind.id for kind in formats}) != len(formats):
         raise VerificationError(f"{segment.path}: two kinds of events have the same id")
-    if facts["source"] == PERF:
+    if facts["source"] in RECORDS:
         return RecordDecoder(formats)
     layout = parse_header_page(segment.formats.get("header_page", ""))
     if facts["subbuffer_bytes"] != layout.page_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from hindsight.capture.conversion.census import INODE, Census
 from hindsight.capture.host import pseudonym
-from hindsight.capture.schema import arrow_schema
+from hindsight.capture.schema import METADATA_IMPORT_KEY, arrow_schema
 from hindsight.errors import VerificationError
 
 _COMM = frozenset({"comm", "oldcomm", "newcomm"})
@@ -45,9 +46,15 @@ def fact_tables(
     """
     rows = dict(facts["tables"])
     rows["losses"] = losses
-    rows["recorder"] = [census.recorder_row()]
+    imported = facts.get("imported")
+    rows["recorder"] = [] if imported else [census.recorder_row()]
     rows["files"] = [row for row in rows["files"] if tuple(row[name] for name in INODE) in census.inodes]
-    return {name: plain_table(name, entries, key) for name, entries in rows.items() if entries}
+    tables = {name: plain_table(name, entries, key) for name, entries in rows.items() if entries}
+    if imported:
+        told = {METADATA_IMPORT_KEY: json.dumps(imported, sort_keys=True)}
+        table = tables["captures"]
+        tables["captures"] = table.replace_schema_metadata({**table.schema.metadata, **told})
+    return tables
 
 
 def plain_table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.Table:

@@ -8,7 +8,7 @@ disk is an error, not a signal.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -94,46 +94,90 @@ def index_pages(
     Raises VerificationError when size or (``verify``) checksum differ, or the file cannot be read.
     """
     path = root / name
-    page_bytes = decoder.page_words * 4
-    block_pages = max(BLOCK_BYTES // page_bytes, 1)
-    piece_bytes = max(_PIECE_BYTES // (block_pages * page_bytes), 1) * block_pages * page_bytes
-    buffer = np.empty(piece_bytes, np.uint8)
     digest = Checksum()
-    offsets, lows, highs, counts = [0], [], [], []
-    problems: list[Problem] = []
-    pending: tuple[PageCounts, int | None] | None = None
-    unusable, before, at = 0, None, 0
     descriptor, size = open_raw(root, name, expected)
     try:
-        while at < size:
-            piece = buffer[: min(piece_bytes, size - at)]
-            read_exactly(descriptor, piece, at, path)
-            if verify:
-                digest.update(piece.data)
-            whole = piece.size // page_bytes * page_bytes
-            found = decoder.count(piece[:whole].view("<u4"), block_pages)
-            if pending is not None:
-                extend(problems, pending[0].problems(pending[1], int(found.ts[0]) if whole else None))
-            pending = (found, before)
-            if whole:
-                starts = np.arange(0, whole // page_bytes, block_pages)
-                lows.append(np.minimum.reduceat(found.low, starts))
-                highs.append(np.maximum.reduceat(found.high, starts))
-                counts.append(found.counts.astype(np.uint32))
-                offsets += (at + np.append(starts[1:], whole // page_bytes) * page_bytes).tolist()
-                before = int(found.end[-1])
-                unusable += int(found.bad.sum())
-            at += piece.size
-            advance(piece.size)
+        index = index_open_pages(
+            cpu, path, descriptor, 0, size, decoder, advance, digest.update if verify else None
+        )
     finally:
         os.close(descriptor)
-    if pending is not None:
-        extend(problems, pending[0].problems(pending[1], None))
     if verify and digest.hexdigest() != expected["crc32"]:
         raise VerificationError(f"{path} does not have the checksum of its manifest: it was altered")
-    if size % page_bytes:
-        end = before or 0
-        problems.append(Problem(end, end, None, "decode error", TRUNCATED))
+    return index
+
+
+def index_open_pages(
+    cpu: int,
+    path: Path,
+    descriptor: int,
+    begin: int,
+    end: int,
+    decoder: PageDecoder,
+    advance: Advance = lambda count: None,
+    look: Callable[[memoryview], object] | None = None,
+) -> RawIndex:
+    """Index the pages that lie between two places (bytes) of an open file; ``look`` sees all bytes once.
+
+    Raises VerificationError when the file cannot be read.
+    """
+
+    def pieces() -> Iterator[np.ndarray]:
+        size = piece_bytes(decoder)
+        buffer = np.empty(min(size, max(end - begin, 0)), np.uint8)
+        at = begin
+        while at < end:
+            piece = buffer[: min(size, end - at)]
+            read_exactly(descriptor, piece, at, path)
+            if look is not None:
+                look(piece.data)
+            yield piece
+            at += piece.size
+            advance(piece.size)
+
+    return index_pieces(cpu, path, begin, pieces(), decoder)
+
+
+def piece_bytes(decoder: PageDecoder) -> int:
+    """How much is indexed at once: whole blocks of pages."""
+    page_bytes = decoder.page_words * 4
+    block_bytes = max(BLOCK_BYTES // page_bytes, 1) * page_bytes
+    return max(_PIECE_BYTES // block_bytes, 1) * block_bytes
+
+
+def index_pieces(
+    cpu: int, path: Path, begin: int, pieces: Iterable[np.ndarray], decoder: PageDecoder
+) -> RawIndex:
+    """Index pages (u8) that lie one after the other in the file ``path``, from byte ``begin`` on.
+
+    All pieces but the last are :func:`piece_bytes` long; each is looked at before the next is asked for.
+    """
+    page_bytes = decoder.page_words * 4
+    block_pages = max(BLOCK_BYTES // page_bytes, 1)
+    offsets, lows, highs, counts = [begin], [], [], []
+    problems: list[Problem] = []
+    pending: tuple[PageCounts, int | None] | None = None
+    unusable, before, at = 0, None, begin
+    for piece in pieces:
+        whole = piece.size // page_bytes * page_bytes
+        found = decoder.count(piece[:whole].view("<u4"), block_pages)
+        if pending is not None:
+            extend(problems, pending[0].problems(pending[1], int(found.ts[0]) if whole else None))
+        pending = (found, before)
+        if whole:
+            starts = np.arange(0, whole // page_bytes, block_pages)
+            lows.append(np.minimum.reduceat(found.low, starts))
+            highs.append(np.maximum.reduceat(found.high, starts))
+            counts.append(found.counts.astype(np.uint32))
+            offsets += (at + np.append(starts[1:], whole // page_bytes) * page_bytes).tolist()
+            before = int(found.end[-1])
+            unusable += int(found.bad.sum())
+        at += piece.size
+    if pending is not None:
+        extend(problems, pending[0].problems(pending[1], None))
+    if (at - begin) % page_bytes:
+        last = before or 0
+        problems.append(Problem(last, last, None, "decode error", TRUNCATED))
     none = np.empty(0, np.int64)
     return RawIndex(
         cpu,

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from hindsight.capture.schema import (
+    EVENT_COLUMNS,
+    METADATA_GENERIC_KEY,
     METADATA_TABLE_KEY,
     METADATA_VERSION_KEY,
     SCHEMA_VERSION,
     TABLES,
+    Table,
     arrow_schema,
+    arrow_schema_of,
 )
 from hindsight.capture.segments.segment import MANIFEST, check_facts, find_segments, open_segment
 from hindsight.errors import ConfigurationError, ExitCode
@@ -100,7 +104,7 @@ def _check(file: Path) -> tuple[Any, int]:
     import pyarrow.parquet as pq
 
     table = file.parent.name
-    if table not in TABLES:
+    if table not in TABLES and "." not in table:
         raise ConfigurationError(f"{file}: there is no table {table!r}", _LAYOUT)
     try:
         with pq.ParquetFile(file) as parquet:
@@ -113,13 +117,23 @@ def _check(file: Path) -> tuple[Any, int]:
                     f"{file} has schema version {version}; this program reads version {SCHEMA_VERSION}",
                     "Convert the recording again with this release of hindsight.",
                 )
-            if metadata.get(METADATA_TABLE_KEY) != table or not schema.equals(arrow_schema(table)):
+            defined = table in TABLES
+            sound = schema.equals(arrow_schema(table)) if defined else _is_generic(schema, metadata)
+            if metadata.get(METADATA_TABLE_KEY) != table or not sound:
                 raise ConfigurationError(f"{file} does not have the columns of the table {table}")
             return (parquet.read() if table in _SMALL else None), rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{file} cannot be read: {error}", "It is truncated or damaged: convert the recording again."
         ) from error
+
+
+def _is_generic(schema: Any, metadata: Mapping[str, str]) -> bool:
+    """Whether a table that is not defined says that it was derived, and has the columns that all have."""
+    wanted = arrow_schema_of(Table("", EVENT_COLUMNS, ""))
+    return METADATA_GENERIC_KEY in metadata and all(
+        schema.field(number).equals(wanted.field(number)) for number in range(min(len(schema), 3))
+    )
 
 
 def _read_raw(path: Path) -> tuple[list[_Segment], dict[str, Any]]:
@@ -184,7 +198,7 @@ def _gaps(segments: list[_Segment]) -> list[dict[str, Any]]:
 def _summary(segments: list[_Segment]) -> dict[str, Any]:
     segments = sorted(segments, key=lambda s: (s.capture["start_ns"], len(s.name), s.name))
     first = segments[0]
-    names = ("capture", "host", "label", "program", "profile", "kernel_release", "start_ns")
+    names = ("capture", "host", "label", "program", "profile", "kernel_release", "clock", "start_ns")
     costs = [row for segment in segments for row in segment.recorder]
     summary = {name: first.capture[name] for name in names} | {
         "end_ns": max(s.capture["end_ns"] for s in segments),
@@ -214,7 +228,8 @@ def run(path: Path, as_json: bool) -> int:
         print(f"raw: {raw['segments']} segments, {events}, {raw['bytes']} bytes (not converted)")
     width = max((len(name) for name in facts["tables"]), default=0)
     for name, entry in facts["tables"].items():
-        print(f"{name:<{width}}  {entry['rows']:>12} rows  {entry['bytes']:>12} bytes")
+        derived = "" if name in TABLES else "  (derived from the event's format)"
+        print(f"{name:<{width}}  {entry['rows']:>12} rows  {entry['bytes']:>12} bytes{derived}")
     if not facts["losses"]["intervals"]:
         print("no event was lost")
     return ExitCode.OK
@@ -222,9 +237,11 @@ def run(path: Path, as_json: bool) -> int:
 
 def _print_capture(capture: dict[str, Any]) -> None:
     seconds = (capture["end_ns"] - capture["start_ns"]) / 1e9
-    what = capture["program"] or "whole host"
+    what = "imported" if capture["profile"] == "import" else capture["program"] or "whole host"
     label = f"  {capture['label']}" if capture["label"] else ""
     print(f"{capture['capture']}  {what}  {seconds:.1f} s  Linux {capture['kernel_release']}{label}")
+    if capture["clock"] != "mono":
+        print(f"  CLOCK: {capture['clock']}: times cannot be compared with those of other captures")
     if len(capture["segments"]) > 1:
         print(f"  {len(capture['segments'])} segments")
     if capture["first_segment"]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hindsight.capture.conversion.census import Watch
 from hindsight.capture.conversion.columns import EventTable, Source, Text
-from hindsight.capture.schema import TABLES, arrow_schema, numpy_dtype
+from hindsight.capture.schema import TABLES, Table, arrow_schema_of, numpy_dtype
 
 _DELTA = {
     "ts", "index", "last_index", "pos", "pos_l", "off", "offset", "sector", "ret", "addr", "start",
@@ -31,25 +31,32 @@ _CODE_BYTES = 4
 
 Rename = Callable[[str, bytes], str]
 """Of the name of a text column and a value in it: the text to write."""
+Mask = Callable[[Mapping[str, np.ndarray]], None]
+"""Replaces what may not be written in the columns of numbers of some rows."""
 
 
-def row_bytes(table: str) -> int:
+def row_bytes(table: Table | str) -> int:
     """Memory that a row takes before it is written."""
-    return sum(
-        _CODE_BYTES if c.dtype == "str" else np.dtype(numpy_dtype(c)).itemsize for c in TABLES[table].columns
-    )
+    columns = TABLES[table].columns if isinstance(table, str) else table.columns
+    return sum(_CODE_BYTES if c.dtype == "str" else np.dtype(numpy_dtype(c)).itemsize for c in columns)
 
 
-def row_groups(rows: Mapping[str, int], budget: int = BUFFER_BYTES) -> dict[str, int]:
-    """Rows per row group of each table, so that all of them, begun at the same time, fit into ``budget``.
+def row_groups(
+    rows: Mapping[str, int],
+    budget: int = BUFFER_BYTES,
+    tables: Mapping[str, Table] = TABLES,
+    most: int | None = None,
+) -> dict[str, int]:
+    """Rows per row group of each table, ``most`` at most: all of them, begun at the same time, fit into
+    ``budget``.
 
     It depends on the numbers of rows alone: so do the bytes of the files.
     """
 
     def need(limit: int) -> int:
-        return sum(min(count, limit) * row_bytes(table) for table, count in rows.items())
+        return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
 
-    limit = ROW_GROUP
+    limit = ROW_GROUP if most is None else most
     while limit > 1 << 10 and need(limit) > budget:
         limit >>= 1
     return {table: min(count, limit) for table, count in rows.items()}
@@ -58,15 +65,26 @@ def row_groups(rows: Mapping[str, int], budget: int = BUFFER_BYTES) -> dict[str,
 class TableWriter:
     """One table of events: rows are appended slice by slice and written in row groups of a fixed size."""
 
-    def __init__(self, path: Path, table: str, group_rows: int, rename: Rename) -> None:
+    def __init__(
+        self,
+        path: Path,
+        table: Table | str,
+        group_rows: int,
+        rename: Rename,
+        mask: Mask | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        definition = TABLES[table] if isinstance(table, str) else table
         self.path = path
-        self.table = table
+        self.table = definition.name
         self.rows = 0
-        self._schema = arrow_schema(table)
+        self._mask = mask
+        schema = arrow_schema_of(definition)
+        self._schema = schema.with_metadata({**schema.metadata, **(metadata or {})})
         self._rename = rename
         self._size = group_rows
         self._held = 0
-        columns = TABLES[table].columns
+        columns = definition.columns
         self._numbers = {c.name: np.empty(group_rows, numpy_dtype(c)) for c in columns if c.dtype != "str"}
         self._codes = {c.name: np.empty(group_rows, np.int32) for c in columns if c.dtype == "str"}
         self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}
@@ -82,6 +100,8 @@ class TableWriter:
             rows = slice(done, done + count)
             numbers = {name: array[here] for name, array in self._numbers.items()}
             texts = events.into(plan, rows, numbers)
+            if self._mask is not None:
+                self._mask(numbers)
             for watch in watches:
                 watch(numbers, texts)
             for name, text in texts.items():

@@ -6,7 +6,6 @@ say of a moment is what it last said.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from hindsight.capture.counters import reading
 from hindsight.capture.counters.cgroup import Group
 from hindsight.capture.counters.processors import Processors
 from hindsight.capture.counters.reading import Count
+from hindsight.capture.perf.rings import online_cpus
 from hindsight.capture.recording.sampler import Sampled, Source
 from hindsight.errors import NotPermittedError, UsageError
 
@@ -96,7 +96,7 @@ def sources(
         if name not in SETS:
             raise UsageError(f"there is no set of counters {name!r}", f"Known sets: {', '.join(SETS)}.")
         if name == "perf":
-            processors = Processors(pid, range(os.cpu_count() or 1))
+            processors = Processors(pid, online_cpus())
             if processors.absent:
                 say(f"this machine does not count: {', '.join(processors.absent)}")
             found.append(Counters(name, _labelled("perf", processors.read), every_s, processors.close))

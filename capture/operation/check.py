@@ -15,7 +15,8 @@ class Check:
     """``state``: OK, WARN (recording works, with less) or NO (something cannot be done on this host).
 
     ``why`` says what was seen; ``remedy`` what the operator can do, empty when there is nothing to do.
-    ``blocks`` names what a NO makes impossible: ``ftrace``, ``perf``, ``flight``, ``psi``; empty: nothing.
+    ``blocks`` names what a NO makes impossible: ``ftrace``, ``perf``, ``flight``, ``psi``, ``open files``;
+    empty: nothing.
     """
 
     id: str

@@ -254,7 +254,7 @@ def _others(root: Path) -> Iterator[Check]:
 
 
 def bpf() -> Iterator[Check]:
-    """What BPF and probes would need; recording uses neither."""
+    """What BPF and probes need; recording uses BPF for --open-files alone."""
     size = 0
     with contextlib.suppress(OSError):
         size = _BTF.stat().st_size

@@ -11,12 +11,19 @@ from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import profiles
-from hindsight.capture.operation import check_host, check_perf, check_tracing
+from hindsight.capture.operation import (
+    check_bpf,
+    check_host,
+    check_idle,
+    check_perf,
+    check_proxies,
+    check_tracing,
+)
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.options import Budgets, RecordOptions
 from hindsight.errors import ExitCode
 
-MODES = ("ftrace stream", "ftrace flight", "perf stream", "psi")
+MODES = ("ftrace stream", "ftrace flight", "perf stream", "psi", "open files")
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Diagnosis:
             "ftrace flight": ftrace and "flight" not in blocked,
             "perf stream": "perf" not in blocked,
             "psi": "psi" not in blocked and (ftrace or "perf" not in blocked),
+            "open files": check_bpf.BLOCKS not in blocked and (ftrace or "perf" not in blocked),
         }
 
     @property
@@ -78,13 +86,16 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
         "privileges": check_host.privileges,
         "tracing": lambda: check_tracing.tracing(wanted),
         "perf": lambda: check_perf.perf(wanted),
-        "memory": lambda: [check_host.memory(_ring_kb(), os.cpu_count() or 1)],
+        "idle": lambda: check_idle.idle(wanted),
+        "memory": lambda: [check_host.memory(_ring_kb(wanted), os.cpu_count() or 1)],
         "disk": lambda: [check_host.disk(out, Budgets().min_free)],
         "psi": lambda: [check_host.pressure()],
         "machine": check_host.machine,
         "cgroups": lambda: [check_host.cgroups()],
         "host-key": lambda: [check_host.host_key()],
         "bpf": check_tracing.bpf,
+        "bpf-files": check_bpf.told_apart,
+        "proxies": check_proxies.proxies,
     }
     for name, look in looks.items():
         try:
@@ -95,9 +106,9 @@ def diagnose(profile: str, out: Path) -> Diagnosis:
     return Diagnosis(profile, tuple(checks))
 
 
-def _ring_kb() -> int:
-    """Ring buffers of all instances per CPU, by default (the second and the third have a quarter each)."""
-    return RecordOptions(Path()).buffer_kb * 3 // 2
+def _ring_kb(profile: profiles.Profile) -> int:
+    """Ring buffers of all instances per CPU, by default."""
+    return sum(profiles.buffers_kb(profile, RecordOptions(Path()).buffer_kb).values())
 
 
 def lines(found: Diagnosis) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from hindsight.errors import HindsightError, NotPermittedError
 
 TYPE_SOFTWARE, TYPE_TRACEPOINT = 1, 2
-COUNT_SW_DUMMY = 9
+COUNT_SW_DUMMY, COUNT_SW_BPF_OUTPUT = 9, 10
 
 SAMPLE_TIME, SAMPLE_RAW, SAMPLE_IDENTIFIER = 1 << 2, 1 << 10, 1 << 16
 SAMPLE_TYPE = SAMPLE_TIME | SAMPLE_RAW | SAMPLE_IDENTIFIER

@@ -265,38 +265,57 @@ def index_records(
     checksum differ, or the file cannot be read.
     """
     path = root / name
-    buffer = np.empty(_PIECE_BYTES, np.uint8)
     digest = Checksum()
-    offsets, parts = [0], []
-    problems: list[Problem] = []
-    unusable, last, at, kept, damaged = 0, 0, 0, 0, False
     descriptor, size = open_raw(root, name, expected)
     try:
-        while at < size:
-            piece = buffer[kept : min(buffer.size, kept + size - at)]
-            read_exactly(descriptor, piece, at, path)
-            if verify:
-                digest.update(piece.data)
-            at += piece.size
-            advance(piece.size)
-            if damaged:
-                continue  # no record can be told from the bytes that follow
-            held = kept + piece.size
-            found = decoder.count(buffer[: held // 4 * 4].view("<u4"))
-            used = found.used * 4
-            parts.append(found)
-            offsets += (at - held + found.ends * 4).tolist()
-            problems += found.problems(last)
-            usable = found.high >= found.low
-            last = max([last, *found.high[usable].tolist()])
-            unusable += int(found.bad.sum())
-            damaged = found.damaged
-            kept = 0 if damaged else held - used
-            buffer[:kept] = buffer[used : used + kept].copy()
+        index = index_open_records(
+            cpu, path, descriptor, size, decoder, advance, digest.update if verify else None
+        )
     finally:
         os.close(descriptor)
     if verify and digest.hexdigest() != expected["crc32"]:
         raise VerificationError(f"{path} does not have the checksum of its manifest: it was altered")
+    return index
+
+
+def index_open_records(
+    cpu: int,
+    path: Path,
+    descriptor: int,
+    size: int,
+    decoder: RecordDecoder,
+    advance: Callable[[int], None] = lambda count: None,
+    look: Callable[[memoryview], object] | None = None,
+) -> RawIndex:
+    """Index the records in the first ``size`` bytes of an open file; ``look`` sees all bytes once.
+
+    Raises VerificationError when the file cannot be read.
+    """
+    buffer = np.empty(_PIECE_BYTES, np.uint8)
+    offsets, parts = [0], []
+    problems: list[Problem] = []
+    unusable, last, at, kept, damaged = 0, 0, 0, 0, False
+    while at < size:
+        piece = buffer[kept : min(buffer.size, kept + size - at)]
+        read_exactly(descriptor, piece, at, path)
+        if look is not None:
+            look(piece.data)
+        at += piece.size
+        advance(piece.size)
+        if damaged:
+            continue  # no record can be told from the bytes that follow
+        held = kept + piece.size
+        found = decoder.count(buffer[: held // 4 * 4].view("<u4"))
+        used = found.used * 4
+        parts.append(found)
+        offsets += (at - held + found.ends * 4).tolist()
+        problems += found.problems(last)
+        usable = found.high >= found.low
+        last = max([last, *found.high[usable].tolist()])
+        unusable += int(found.bad.sum())
+        damaged = found.damaged
+        kept = 0 if damaged else held - used
+        buffer[:kept] = buffer[used : used + kept].copy()
     if damaged or kept:
         problems.append(Problem(last, last, None, "decode error", _DAMAGED if damaged else _CUT))
     low, high = (_joined([getattr(part, field) for part in parts]) for field in ("low", "high"))

@@ -27,13 +27,23 @@ def data_pages(buffer_kb: int) -> int:
 class Ring:
     """The ring buffer of the event ``descriptor``, mapped. Raises OSError when that is refused."""
 
+    map: mmap.mmap | None = None
+
     def __init__(self, descriptor: int, buffer_kb: int) -> None:
         self.map = mmap.mmap(descriptor, (1 + data_pages(buffer_kb)) * _PAGE)
-        self._head = ctypes.c_uint64.from_buffer(self.map, _HEAD)
-        self._tail = ctypes.c_uint64.from_buffer(self.map, _TAIL)
         offset = ctypes.c_uint64.from_buffer(self.map, _DATA_OFFSET).value
-        self.size = ctypes.c_uint64.from_buffer(self.map, _DATA_SIZE).value
-        self._data = memoryview(self.map)[offset : offset + self.size]
+        size = ctypes.c_uint64.from_buffer(self.map, _DATA_SIZE).value
+        self._use(
+            memoryview(self.map)[offset : offset + size],
+            ctypes.c_uint64.from_buffer(self.map, _HEAD),
+            ctypes.c_uint64.from_buffer(self.map, _TAIL),
+        )
+
+    def _use(self, data: memoryview, head: ctypes.c_uint64, tail: ctypes.c_uint64) -> None:
+        """Its memory, and the positions that are shared with the kernel."""
+        self._data = data
+        self.size = len(data)
+        self._head, self._tail = head, tail
         self.tail = self._tail.value
         self.file = -1
         self.written = 0
@@ -128,4 +138,5 @@ class Ring:
         self.close_file()
         self._data.release()
         del self._head, self._tail
-        self.map.close()
+        if self.map is not None:
+            self.map.close()

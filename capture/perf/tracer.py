@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,47 +12,15 @@ from hindsight.capture import devices
 from hindsight.capture.filters import event_filters
 from hindsight.capture.perf import event as perf
 from hindsight.capture.perf import tracepoints
-from hindsight.capture.perf.blocks import as_subbuffer, count_samples
 from hindsight.capture.perf.family import Family
 from hindsight.capture.perf.group import Group
-from hindsight.capture.perf.ring import Ring, data_pages
+from hindsight.capture.perf.ring import data_pages
+from hindsight.capture.perf.rings import RECORD_BYTES, RingFiles
 from hindsight.capture.profiles import FOLLOWING
 from hindsight.errors import HindsightError, NotPermittedError, UsageError
 
-RECORD_BYTES = 8
-"""What the size of every record in a raw file is a multiple of."""
-_ONLINE = Path("/sys/devices/system/cpu/online")
-_BLOCK_BYTES = 4096
-_MOVES = 256
-_COUNTERS = ("read events", "dropped events", "overrun", "commit overrun", "entries", "bytes")
 
-
-def online_cpus(path: Path = _ONLINE) -> list[int]:
-    """The processors that are online, ascending."""
-    cpus: list[int] = []
-    for part in path.read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        cpus += range(int(first), int(last or first) + 1)
-    return cpus
-
-
-@contextlib.contextmanager
-def _running_on(cpu: int) -> Iterator[bool]:
-    """Run the calling thread on one processor; False when that is not allowed."""
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {cpu})
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, before)
-
-
-class PerfTracer:
+class PerfTracer(RingFiles[Group]):
     """The ring buffers of ``events`` (``system/event``), one for each processor.
 
     ``wanted`` limits events that carry a device to these; ``filters`` are those of the profile. Events of the
@@ -83,6 +49,7 @@ class PerfTracer:
                 "perf's ring buffers cannot be overwritten in flight mode",
                 "Leave out --flight or --source perf.",
             )
+        super().__init__()
         self.name = name
         self.buffer_kb = data_pages(buffer_kb) * os.sysconf("SC_PAGE_SIZE") >> 10
         self._tracepoints = tracepoints.locate()
@@ -93,14 +60,8 @@ class PerfTracer:
         self._wanted = list(wanted)
         self._wanted_filters = filters
         self.filters = event_filters(self.events, self._wanted, filters)
-        self._cpus = online_cpus()
-        self._groups: dict[int, Group] = {}
-        self._exact: dict[int, tuple[int, int, int]] = {}
         self._family: Family | None = None
         self._ignored: list[int] = []
-        self._directory: Path | None = None
-        self._on = False
-        self._moves: deque[tuple[int, int, int]] = deque(maxlen=_MOVES)
 
     def open(self, directory: Path) -> None:
         """See :class:`Tracer`."""
@@ -141,8 +102,7 @@ class PerfTracer:
             raise
         for event, text in self.filters.items():
             self._filter(event, text)
-        self._use_files(self._directory)
-        self._exact = {cpu: (0, 0, 0) for cpu in self._groups}
+        self._begin(self._directory)
 
     def _filter(self, event: str, text: str) -> None:
         try:
@@ -154,23 +114,6 @@ class PerfTracer:
                 f"the kernel refuses the filter {text!r} on {event}: {error.strerror}",
                 "Record without --device.",
             ) from error
-
-    def _use_files(self, directory: Path) -> None:
-        files: dict[int, int] = {}
-        try:
-            for cpu, ring in self._rings():
-                files[cpu] = ring.write_to(directory / f"cpu{cpu}.perf")
-        except OSError:
-            for descriptor in files.values():
-                os.close(descriptor)
-            raise
-        for cpu, ring in self._rings():
-            ring.use(files[cpu])
-        self._moves.clear()
-
-    def _rings(self) -> Iterator[tuple[int, Ring]]:
-        for cpu, group in self._groups.items():
-            yield cpu, group.ring
 
     @property
     def descriptors(self) -> list[int]:
@@ -196,76 +139,6 @@ class PerfTracer:
             group.switch(False)
         self._on = False
 
-    def drain(self) -> int:
-        """See :class:`Tracer`; without sub-buffers, all that is there is moved."""
-        return sum(self._copy(cpu, ring, None) for cpu, ring in self._rings())
-
-    def finish(self) -> int:
-        """Move everything that is there, on each processor up to a position at which the counts are exact."""
-        return sum(self._settle(group) for group in self._groups.values())
-
-    def flush(self) -> None:
-        """Nothing waits outside the ring buffers."""
-
-    def _copy(self, cpu: int, ring: Ring, until: int | None) -> int:
-        offset = ring.written
-        try:
-            return ring.copy(until)
-        finally:
-            if ring.written > offset:
-                self._moves.append((cpu, offset, ring.written - offset))
-
-    def rotate(self, directory: Path) -> None:
-        """See :class:`Tracer`."""
-        self._directory = directory
-        self._use_files(directory)
-
-    def _settle(self, group: Group) -> int:
-        """Copy up to a position for which the counts are known, and remember them; returns bytes."""
-        found = None
-        if self._on:
-            with _running_on(group.cpu) as here:
-                found = group.settled() if here else None
-        else:
-            found = (group.ring.head, *group.count())
-        if found is None:  # the processor may not be used, or never rests: count what is in the file
-            count, lost = self._counted(group)
-            found = group.ring.tail, count, lost
-        position, count, lost = found
-        moved = self._copy(group.cpu, group.ring, position)
-        self._exact[group.cpu] = position, count, lost
-        return moved
-
-    def _counted(self, group: Group) -> tuple[int, int]:
-        """Samples up to where the ring buffer was copied, counted one by one; what was lost until now."""
-        ring = group.ring
-        position, count, lost = self._exact[group.cpu]
-        taken = count - lost + count_samples(ring.file, ring.written - (ring.tail - position), ring.written)
-        lost_now = group.count()[1]
-        return taken + lost_now, lost_now
-
-    def stats(self) -> dict[int, dict[str, int]]:
-        """See :class:`Tracer`.
-
-        ``read events`` is exact after :meth:`finish`, until more is drained, and while it is off. In between
-        it includes what still waits in the ring buffer. Events that the kernel counts and then neither writes
-        nor counts as lost (docs/perf-source.md) are in it as well.
-        """
-        found = {}
-        for cpu in self._cpus:
-            if cpu not in self._groups:
-                found[cpu] = dict.fromkeys(_COUNTERS, 0)
-                continue
-            group = self._groups[cpu]
-            ring = group.ring
-            position, count, lost = self._exact[cpu]
-            if ring.tail != position or not self._on:
-                count, lost = group.count()
-                if not self._on:
-                    count -= ring.samples(ring.head)
-            found[cpu] = dict(zip(_COUNTERS, (count - lost, lost, 0, 0, 0, ring.pending), strict=True))
-        return found
-
     def formats(self) -> dict[str, str]:
         """See :class:`Tracer`."""
         return tracepoints.describe(self._tracepoints, self.events)
@@ -283,15 +156,6 @@ class PerfTracer:
             for group in self._groups.values():
                 group.switch_event(event, on)
 
-    def recent(self, count: int) -> list[bytes]:
-        """See :class:`Tracer`; the latest records, put into ftrace's sub-buffers."""
-        rings = dict(self._rings())
-        moves = list(self._moves)
-        if len(moves) > count:
-            moves = [moves[(2 * i + 1) * len(moves) // (2 * count)] for i in range(count)]
-        blocks = (os.pread(rings[c].file, min(size, _BLOCK_BYTES), offset) for c, offset, size in moves)
-        return [page for page in map(as_subbuffer, blocks) if page]
-
     def facts(self) -> dict[str, Any]:
         """See :class:`Tracer`."""
         return {
@@ -303,9 +167,3 @@ class PerfTracer:
             "overwrite": False,
             "subbuffer_bytes": RECORD_BYTES,
         }
-
-    def close(self) -> None:
-        """See :class:`Tracer`."""
-        groups, self._groups = list(self._groups.values()), {}
-        for group in groups:
-            group.close()

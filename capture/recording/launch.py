@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from hindsight.capture.bpf.records import EVENTS as OPEN_FILE_EVENTS
 from hindsight.capture.ftrace import tracefs
 from hindsight.capture.options import FTRACE, PERF, RecordOptions
-from hindsight.capture.profiles import profile
+from hindsight.capture.profiles import FILES, profile
 from hindsight.capture.recording.child import StoppedCommand, choose_identity
 from hindsight.capture.recording.tracers import Tracers
 from hindsight.errors import ConfigurationError, UsageError
@@ -53,6 +54,8 @@ class Launch:
             self._stack.callback(self.command.close)
         if sentence:
             self.say(sentence)
+        if options.open_files:
+            wanted = wanted._replace(events={**wanted.events, FILES: OPEN_FILE_EVENTS})
         self.tracers = Tracers(root, options, wanted)
         self._stack.callback(self.tracers.close)
 

@@ -18,4 +18,8 @@ def sources(options: RecordOptions, pid: int | None, say: Callable[[str], None])
         from hindsight.capture.counters import source as counters
 
         found += counters.sources(options.counters, options.cgroups, options.every_s, pid, say)
+    if options.proxies:
+        from hindsight.capture.proxy.source import sources as proxies
+
+        found += proxies(options)
     return found

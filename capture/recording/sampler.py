@@ -138,13 +138,12 @@ class Sampler:
         watch.last_ns = now
 
     def _fail(self, watch: _Watch, why: str) -> None:
-        if self._end.is_set():
-            return
         before = watch.failing
         if before != why:
             self._settle(watch)
             watch.fail(why)
-            self._say(f"{watch.source.name} cannot be sampled: {why}")
+            if not self._end.is_set():
+                self._say(f"{watch.source.name} cannot be sampled: {why}")
 
     def _settle(self, watch: _Watch) -> None:
         """The interval in which a source failed ends now."""

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from hindsight.capture.ftrace.tracer import FtraceTracer
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
-from hindsight.capture.profiles import DEVICES, FOLLOWING, INODES, SCRUBBED, SWITCHES, TASKS, Profile
+from hindsight.capture.profiles import FILES, FOLLOWING, Profile, buffers_kb
 from hindsight.capture.recording.tracer import Stats, Tracer
 from hindsight.errors import NotPermittedError
 
-_SHARE = {TASKS: 1, INODES: 4, SCRUBBED: 4, SWITCHES: 2, DEVICES: 4}
-"""Other events are fewer than those of threads: their buffers are so many times smaller."""
+_OF_THREADS = (*FOLLOWING, FILES)
 _SHARE_OF_BUFFER = 8
 """The ring buffers are to be drained before more than this part of one is filled."""
 _FEW_FILES = 16
@@ -64,10 +63,7 @@ class Tracers:
         self.all: list[Tracer] = []
         self._files: list[list[tuple[int, int]]] = []
         self._follows = False
-        wanted_kb = {
-            name: max(options.buffer_kb // _SHARE[name], min(options.buffer_kb, 64))
-            for name in profile.events
-        }
+        wanted_kb = buffers_kb(profile, options.buffer_kb)
         self._cpus = os.cpu_count() or 1
         buffer_kb = _fit(options, wanted_kb, self._cpus)
 
@@ -79,7 +75,11 @@ class Tracers:
 
     def _make(self, name: str, buffer_kb: int, profile: Profile) -> None:
         wanted, events, filters = self._options.devices, profile.events[name], profile.filters
-        if self._options.source == PERF:
+        if name == FILES:
+            from hindsight.capture.bpf.tracer import OpenFilesTracer
+
+            self._made[name] = OpenFilesTracer(name, buffer_kb, events, wanted, self._flight)
+        elif self._options.source == PERF:
             from hindsight.capture.perf.tracer import PerfTracer
 
             self._made[name] = PerfTracer(name, buffer_kb, events, wanted, self._flight, filters)
@@ -118,9 +118,9 @@ class Tracers:
         self._follows = pids is not None
         for tracer in self.all:
             tracer.open(raw_directory(tracer.name))
-            if tracer.name in FOLLOWING and pids is not None:
+            if tracer.name in _OF_THREADS and pids is not None:
                 tracer.follow(pids)
-            elif tracer.name in FOLLOWING:
+            elif tracer.name in _OF_THREADS:
                 tracer.ignore(own)
         self._ignore_files(raw_directory)
 
@@ -156,7 +156,7 @@ class Tracers:
         files = [file for generation in self._files for file in generation][-_MOST_FILES:]
         for tracer in self.all:
             # Threads that are followed are not the recorder's; a filter would cost each of their events.
-            if not (self._follows and tracer.name in FOLLOWING):
+            if not (self._follows and tracer.name in _OF_THREADS):
                 tracer.ignore_files(files)
 
     def switch_events(self, events: Iterable[str], on: bool) -> None:

@@ -21,8 +21,10 @@ from hindsight.capture.schema import (
     blockio,
     damon,
     facts,
+    openfiles,
     pagecache,
     power,
+    proxies,
     reading,
     scheduling,
     syscalls,
@@ -38,18 +40,23 @@ SCHEMA_VERSION = 1
 
 METADATA_VERSION_KEY = "hindsight.schema_version"
 METADATA_TABLE_KEY = "hindsight.table"
+METADATA_GENERIC_KEY = "hindsight.generic"
+"""Its presence marks a table that no one here defines: derived from the event's own format."""
+METADATA_IMPORT_KEY = "hindsight.import"
+"""In the table ``captures`` of what was imported: what the file says of itself, as JSON."""
 
 __all__ = [
-    "EVENT_COLUMNS", "METADATA_TABLE_KEY", "METADATA_VERSION_KEY", "SCHEMA_VERSION", "TABLES", "Column",
-    "Table", "arrow_schema", "numpy_dtype",
+    "EVENT_COLUMNS", "METADATA_GENERIC_KEY", "METADATA_IMPORT_KEY", "METADATA_TABLE_KEY", "METADATA_VERSION_KEY", "SCHEMA_VERSION", "TABLES", "Column",
+    "Table", "arrow_schema", "arrow_schema_of", "numpy_dtype",
 ]  # fmt: skip
 
 _EVENTS = (
     *reading.EVENTS, *syscalls.EVENTS,
     *pagecache.EVENTS, *blockio.EVENTS, *writeback.EVENTS, *scheduling.EVENTS, *power.EVENTS, *damon.EVENTS,
+    *openfiles.EVENTS,
 )  # fmt: skip
 
-TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *facts.FACTS)}
+TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *facts.FACTS, *proxies.PROXIES)}
 
 _DTYPES = {
     "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
@@ -69,9 +76,12 @@ def arrow_schema(table: str) -> pa.Schema:
 
     Raises KeyError for a table that is not defined here.
     """
+    return arrow_schema_of(TABLES[table])
+
+
+def arrow_schema_of(table: Table) -> pa.Schema:
+    """:func:`arrow_schema` of any table, also of one that is not defined here."""
     import pyarrow as pa
 
-    fields = [pa.field(c.name, getattr(pa, _DTYPES[c.dtype])(), c.nullable) for c in TABLES[table].columns]
-    return pa.schema(
-        fields, {METADATA_TABLE_KEY: table, METADATA_VERSION_KEY: str(SCHEMA_VERSION)}
-    )
+    fields = [pa.field(c.name, getattr(pa, _DTYPES[c.dtype])(), c.nullable) for c in table.columns]
+    return pa.schema(fields, {METADATA_TABLE_KEY: table.name, METADATA_VERSION_KEY: str(SCHEMA_VERSION)})

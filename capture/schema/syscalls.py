@@ -54,6 +54,7 @@ _ENTER: dict[str, tuple[Column, ...]] = {
     "fork": (),
     "vfork": (),
     "execve": (),
+    "unshare": (Column("unshare_flags", "u64", "flags of unshare(2)"),),
     "io_uring_enter": (_FD, Column("to_submit", "u32", "entries to submit"),
                        Column("min_complete", "u32", "completions to wait for"), Column("flags", "u32", "IORING_ENTER_ flags")),
 }

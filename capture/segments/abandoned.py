@@ -14,7 +14,7 @@ from typing import Any
 from hindsight.capture import host
 from hindsight.capture.ftrace import tracefs
 from hindsight.capture.ftrace.pages import PageCheck, trusted
-from hindsight.capture.options import PERF
+from hindsight.capture.options import RECORDS
 from hindsight.capture.owner import from_dict
 from hindsight.capture.perf.salvage import trusted_records
 from hindsight.capture.segments.aftermath import (
@@ -315,7 +315,7 @@ class Abandoned:
             name = f"{RAW}/{instance}/{file.name}"
             size = file.stat().st_size
             durable = size if lived_on else known.durable.get(name, 0)
-            if opening["instances"][instance]["source"] == PERF:
+            if opening["instances"][instance]["source"] in RECORDS:
                 good, last = trusted_records(file, durable)
             else:
                 good, last = trusted(file, check, opening["instances"][instance]["subbuffer_bytes"], durable)

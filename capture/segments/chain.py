@@ -168,11 +168,12 @@ class Segments:
         def job() -> None:
             pids = self._subjects()
             subjects = host.processes() if pids is None else pids
-            rows = self.tasks(subjects, self._threads)
-            for entry in in_chunks("tasks", rows):
+            alive = {pid: host.threads(pid) for pid in subjects}
+            fresh = [pid for pid, threads in alive.items() if not self._threads.issuperset(threads)]
+            for entry in in_chunks("tasks", self.tasks(fresh, self._threads)):
                 segment.note(entry)
             # Numbers are used again: who is gone is not known any more.
-            self._threads = {thread for pid in subjects for thread in host.threads(pid)}
+            self._threads = {thread for threads in alive.values() for thread in threads}
 
         self._sealer.do("threads", job)
 

@@ -14,7 +14,7 @@ HASHED_NAMES, KEPT_NAMES = "hashed", "kept"
 """What became of the names of threads in the raw trace and in the tables of the facts."""
 CLOSED = ("rotation", "end", "trigger", "recovered")
 """Why a segment was closed."""
-SOURCES = ("ftrace", "perf")
+SOURCES = ("ftrace", "perf", "bpf")
 INSTANCE_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 _CPU = re.compile("[0-9]{1,5}")
 _EVENT = re.compile("[A-Za-z0-9_]+/[A-Za-z0-9_]+")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hindsight.capture.devices import Device, mount_id, mounts
+from hindsight.capture.filestat import FileStat, file_stat
 from hindsight.capture.segments.handles import opener
 
 Inode = tuple[Device, int]
@@ -110,7 +111,8 @@ def file_facts(inodes: Iterable[Inode], pids: Iterable[int], paths: bool) -> lis
     files of the processes ``pids``.
     """
     wanted = sorted(set(inodes))
-    roots = {mount.device: mount for mount in reversed(mounts())}
+    # (A server in user space knows no such handle, and may not answer.)
+    roots = {m.device: m for m in reversed(mounts()) if not m.fstype.startswith("fuse")}
     rows = {}
     for device in sorted({device for device, _ in wanted} & roots.keys()):
         try:
@@ -142,7 +144,7 @@ def _number(device: int) -> Device:
 def _opened(inode: Inode, descriptor: int, paths: bool) -> dict[str, object] | None:
     try:
         path = os.readlink(f"/proc/self/fd/{descriptor}") if paths else None
-        return _row(inode, os.fstat(descriptor), path)
+        return _row(inode, file_stat(f"/proc/self/fd/{descriptor}"), path)
     finally:
         os.close(descriptor)
 
@@ -152,23 +154,23 @@ def _by_descriptors(pid: int, missing: set[Inode], rows: dict[Inode, dict[str, o
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 link = f"/proc/{pid}/fd/{fd}"
-                status = os.stat(link)
-                inode = (_number(status.st_dev), status.st_ino)
+                status = file_stat(link)
+                inode = (status.device, status.inode)
                 if inode in missing:
                     row = _row(inode, status, os.readlink(link) if paths else None)
                     if row is not None:
                         rows[inode] = row
 
 
-def _row(inode: Inode, status: os.stat_result, path: str | None) -> dict[str, object] | None:
-    if not stat.S_ISREG(status.st_mode) or status.st_ino != inode[1]:
+def _row(inode: Inode, status: FileStat, path: str | None) -> dict[str, object] | None:
+    if not stat.S_ISREG(status.mode) or status.inode != inode[1]:
         return None
     return {
         "s_dev_major": inode[0][0],
         "s_dev_minor": inode[0][1],
         "i_ino": inode[1],
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
+        "size": status.size,
+        "mtime_ns": status.mtime_ns,
         "cached_at_start": None,
         "path": path,
     }

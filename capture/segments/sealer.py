@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from hindsight.capture import owner
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -74,5 +76,5 @@ class Sealer:
 
 
 def thread_ids() -> list[int]:
-    """The threads of this process."""
-    return sorted(int(thread) for thread in os.listdir("/proc/self/task"))
+    """The threads of this process, and of those that work for it."""
+    return sorted({*map(int, os.listdir("/proc/self/task")), *owner.adopted()})

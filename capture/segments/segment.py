@@ -42,7 +42,7 @@ MAX_JSON = 64 << 20
 """The largest JSON file of a segment that is read, in bytes."""
 MAX_FILES = 1 << 17
 """The most files that a segment may list: two for every processor that a kernel can have."""
-RAW_SUFFIX = {"ftrace": ".pages", "perf": ".perf"}
+RAW_SUFFIX = {"ftrace": ".pages", "perf": ".perf", "bpf": ".perf"}
 """How the name of a raw file ends, by the source of its events."""
 _RAW = re.compile(r"raw/[a-z][a-z0-9_]{0,31}/cpu(?:0|[1-9][0-9]{0,4})\.(?:pages|perf)")
 

@@ -30,7 +30,7 @@ from hindsight.capture import devices, host
 from hindsight.capture.formats import parse_event
 from hindsight.capture.ftrace.scrub import scrub
 from hindsight.capture.hiding import NameHash, hidden_fields
-from hindsight.capture.options import PERF
+from hindsight.capture.options import RECORDS
 from hindsight.capture.perf.inodes import RecordScan
 from hindsight.capture.perf.scrub import scrub_records
 from hindsight.capture.segments import files
@@ -327,7 +327,7 @@ def _write_sealed(
         _scrub(file, instance, formats, opening)
         events = _inode_events(instance["events"], formats) if here else []
         scan: files.InodeScan
-        if instance["source"] == PERF:
+        if instance["source"] in RECORDS:
             scan = RecordScan(events, known)
         else:
             scan = files.InodeScan(events, known, instance["subbuffer_bytes"])
@@ -363,7 +363,7 @@ def _scrub(
     events = [parse_event(event.split("/")[0], formats[event]) for event in known]
     fields = hidden_fields(events, opening["comm"] == KEPT_NAMES, bool(opening.get("paths", False)))
     names = NameHash(opening["comm_key"]).field
-    if instance["source"] == PERF:
+    if instance["source"] in RECORDS:
         scrub_records(file, fields, names)
     else:
         scrub(file, fields, instance["subbuffer_bytes"], names)

@@ -17,8 +17,8 @@ Tables = Mapping[str, Columns]
 
 (
     READ, PREAD, WRITE, PWRITE, OPEN, CLOSE, CLOSE_RANGE, DUP, DUP2, FCNTL, SEEK, FADVISE, READAHEAD,
-    TRUNCATE, TRANSFER, RING,
-) = range(16)  # fmt: skip
+    TRUNCATE, TRANSFER, UNSHARE, RING,
+) = range(17)  # fmt: skip
 
 UNKNOWN = np.int64(-1)
 """An argument, a result or a position that is not known."""
@@ -61,6 +61,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "sendfile64": _Layout(TRANSFER, "in_fd", "out_fd"),
     "splice": _Layout(TRANSFER, "fd_in", "fd_out"),
     "copy_file_range": _Layout(TRANSFER, "fd_in", "fd_out"),
+    "unshare": _Layout(UNSHARE, "", "unshare_flags"),
     "io_uring_enter": _Layout(RING, "fd"),
 }
 
@@ -80,7 +81,7 @@ class Calls(NamedTuple):
     code: NDArray[np.int64]
     fd: NDArray[np.int64]
     a: NDArray[np.int64]
-    """Bytes asked for; flags of open; cmd of fcntl; second descriptor; or UNKNOWN."""
+    """Bytes asked for; flags of open and unshare; cmd of fcntl; second descriptor; or UNKNOWN."""
     b: NDArray[np.int64]
     """Offset in bytes; argument of fcntl; flags of dup3 and close_range; or UNKNOWN."""
     c: NDArray[np.int64]

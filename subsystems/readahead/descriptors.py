@@ -5,8 +5,8 @@ which duplicates and children share. This module walks calls, forks, executions 
 of time and says, for each call, which description it acted on and at which byte.
 
 Threads of a process share a descriptor table (CLONE_FILES, CLONE_THREAD); a fork copies it; an execution
-makes it private and closes what is marked close-on-exec. A close takes effect when it is entered, an open
-when it returns.
+makes it private and closes what is marked close-on-exec; unshare(CLONE_FILES) makes it private. A close
+takes effect when it is entered, an open when it returns.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hindsight.subsystems.readahead.calls import (
     READ,
     SEEK,
     TRANSFER,
+    UNSHARE,
     WRITE,
     Calls,
 )
@@ -234,6 +235,9 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
                 of[call] = count
                 count += 1
             continue
+        if code == UNSHARE and ret == 0 and calls.a[call] & CLONE_FILES and users[table] > 1:
+            users[table] -= 1
+            table_of[task] = _copy(tables, files, users, table)
         if which < 0 or code in (CLOSE, CLOSE_RANGE):
             continue
         if code in (READ, WRITE, TRANSFER):
@@ -275,6 +279,22 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
             files.name[which] = -2 - name_of[process]
             files.process[which] = process
     return count
+
+
+def certain(files: Descriptions, looked: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+    """Which descriptions (D,) are one open file for certain, and no other is the same one.
+
+    Not those that a descriptor was found to name although nothing was seen to put it there: it came in a
+    message, from another process, by a call that is not recorded. Nor those found open when recording
+    began, of a file that was found more than once: they may be duplicates. ``looked`` (K,): the file of each
+    file found open.
+    """
+    result = files.found != -2
+    if looked is not None and len(looked):
+        at = np.flatnonzero(files.found >= 0)
+        of = looked[files.found[at]]
+        result[at] = np.bincount(of)[of] == 1
+    return result
 
 
 def follow(

@@ -17,6 +17,8 @@ from hindsight.subsystems.readahead.descriptors import Descriptions, follow
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.state import FADV_DONTNEED
 
+_BTREE_INODE = 1
+"""BTRFS_BTREE_INODE_OBJECTID; files have numbers from 256 on (include/uapi/linux/btrfs_tree.h)."""
 _O_DIRECT = {"x86_64": 0o40000, "aarch64": 0o200000, "armv7l": 0o200000}
 
 
@@ -107,6 +109,7 @@ class History:
 
     def _tie_files(self) -> None:
         count = len(self.descriptions.from_ns)
+        metadata = self._metadata()
         low = np.full(count, len(self.files), np.int64)
         high = np.full(count, -1, np.int64)
         look = self.files.of_table.get("descriptors")
@@ -118,13 +121,27 @@ class History:
             (self.added, self.is_advice | self.is_write),
             (self.deleted, self.is_dontneed),
         ):
-            use = self.inside(rows, which)
+            use = self.inside(rows, which) & ~metadata[rows.file]
             of = self.of[rows.call[use]]
             np.minimum.at(low, of, rows.file[use])
             np.maximum.at(high, of, rows.file[use])
         self.file_of = high
         """(D,) ordinal of each description's file, -1 = none known."""
         self.ambiguous = (high >= 0) & (low != high)
+
+    def _metadata(self) -> NDArray[np.bool_]:
+        """Which files are none: btrfs keeps its trees in the page cache too, as inode 1."""
+        table = events.columns_of(self.tables, "devices")
+        of_tree = self.files.keys[:, 2] == _BTREE_INODE
+        if table is None or not of_tree.any():
+            return np.zeros(len(self.files), np.bool_)
+        btrfs = table["fstype"] == "btrfs"
+        numbers = {
+            (int(major), int(minor))
+            for major, minor in zip(table["dev_major"][btrfs], table["dev_minor"][btrfs], strict=True)
+        }
+        on_btrfs = [tuple(key) in numbers for key in self.files.keys[:, :2].tolist()]
+        return of_tree & np.array(on_btrfs, np.bool_)
 
     def _count_vectors(self) -> None:
         """readv and preadv do not show how many bytes they ask for; a get_pages row does, in whole pages."""

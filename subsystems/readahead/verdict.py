@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead.calls import integers
+from hindsight.subsystems.readahead.descriptors import certain
 from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, columns_of
 from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
@@ -137,7 +138,19 @@ def _unknown_state(history: History) -> Flags:
     wrong[call[(history.met.index[use] < pos >> PAGE_SHIFT) | (last + 1 != page_after)]] = True
     flags = np.zeros(len(chosen) + 1, np.bool_)
     flags[history.stream[wrong]] = True
-    result: Flags = earlier | flags[:-1]
+    result: Flags = earlier | flags[:-1] | _may_be_shared(history)
+    return result
+
+
+def _may_be_shared(history: History) -> Flags:
+    """Streams of files of which some descriptor may name an open file that another one names as well: what is
+    read through the one moves the position and the window of the other.
+    """
+    sure = certain(history.descriptions, history.files.of_table.get("descriptors"))
+    doubtful = np.zeros(len(history.files) + 1, np.bool_)
+    doubtful[history.file_of[~sure]] = True
+    doubtful[-1] = False  # no file is known
+    result: Flags = doubtful[history.file_of[history.described]]
     return result
 
 

@@ -57,8 +57,9 @@ def test_only_page_frame_numbers_are_in_the_kernels_events(recorded: Path) -> No
     }
 
 
-def test_this_kernel_has_no_others(live: Path) -> None:
-    for event in profiles.profile("readahead").tracepoints:
+@pytest.mark.parametrize("profile", profiles.PROFILES)
+def test_this_kernel_has_no_others(live: Path, profile: str) -> None:
+    for event in profiles.profile(profile).tracepoints:
         system = event.split("/")[0]
         path = live / "events" / event / "format"
         if system != "syscalls" and path.exists():

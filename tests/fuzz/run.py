@@ -40,8 +40,10 @@ UNCHECKED = "raw pages, as shipped"
 def targets() -> list[Any]:
     """Every target, in the order in which they run."""
     from converted import Converted
+    from foreign_files import ForeignFiles
     from format_files import EventFormats, HeaderPages
     from perf_records import PerfRecords
+    from proxy_records import ProxyRecords
     from raw_pages import RawPages
     from segment_files import Facts, Journal, Manifest
     from unit_texts import Units
@@ -58,8 +60,10 @@ def targets() -> list[Any]:
         Facts(),
         Journal(),
         Units(),
+        ProxyRecords(),
     ]
-    return [*found, Unsealed(), Converted(), shipped]
+    imports = [ForeignFiles("trace.dat files", 6000), ForeignFiles("perf.data files", 6000)]
+    return [*found, Unsealed(), Converted(), *imports, shipped]
 
 
 def batches(target: Any, share: float, jobs: int, job: int) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def test_a_device_is_what_it_says_and_leaves_nothing_behind(
     profile = lab_device.PROFILES["P2"]
     with lab_device.throttled_device(device_name, profile, 64 << 20, images) as made:
         assert lab_device.find(device_name) == made
-        assert made in lab_device.existing()
+        assert made in lab_device.existing()[0]
         assert made.mount_point.is_mount()
         assert lab_device.read_ahead(made) == 128
         sysfs = Path("/sys/dev/block") / made.number
@@ -78,6 +80,22 @@ def test_an_abandoned_device_is_removed_by_another_process(made: lab_device.LabD
     assert made.name in listed and made.node in listed
     subprocess.run([*command, "remove", made.name], check=True)
     assert traces_of(made.name, images) == []
+
+
+def test_a_damaged_state_hides_no_other_device(
+    made: lab_device.LabDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    shutil.copytree(lab_device.STATE / made.name, state / made.name, ignore=shutil.ignore_patterns("mnt"))
+    facts = json.loads((state / made.name / "state.json").read_text())
+    (state / made.name / "state.json").write_text(json.dumps(facts | {"of a newer version": 1}))
+    for name, content in {"cut": "{", "other": '{"name": "other"}'}.items():
+        (state / name).mkdir()
+        (state / name / "state.json").write_text(content)
+    monkeypatch.setattr(lab_device, "STATE", state)
+    devices, damaged = lab_device.existing()
+    assert devices == [made]
+    assert [error.remedy for error in damaged] == ["Check `losetup -a` and remove the file."] * 2
 
 
 def test_two_devices_of_one_name_are_refused(made: lab_device.LabDevice, images: Path) -> None:

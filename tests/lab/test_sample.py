@@ -47,9 +47,9 @@ def test_a_tiny_recording_end_to_end(
         images=images,
         image_bytes=1 << 28,
     )
-    before = {device.name for device in lab_device.existing()}
+    before = {device.name for device in lab_device.existing()[0]}
     size = record_sample(options)
-    assert {device.name for device in lab_device.existing()} == before
+    assert {device.name for device in lab_device.existing()[0]} == before
     assert [path.name for path in output.parent.iterdir()] == ["sample"], (
         "something was left beside the output"
     )

@@ -15,7 +15,9 @@ _hindsight() {
             /capture/trigger) path+=/$word ;;
             /capture/clean) path+=/$word ;;
             /capture/install) path+=/$word ;;
+            /capture/proxy) path+=/$word ;;
             /capture/convert) path+=/$word ;;
+            /capture/import) path+=/$word ;;
             /capture/info) path+=/$word ;;
             /lab) path+=/$word ;;
             /lab/record-sample) path+=/$word ;;
@@ -53,12 +55,12 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='doctor record status trigger clean install convert info'
+                words='-h --help'; values='doctor record status trigger clean install proxy convert import info'
                 files=
             } ;;
         '/capture/doctor')
             case "$prev" in
-                --profile) values=''; words=- ;;
+                --profile) values='readahead pagecache blockio writeback sched cpuidle damon'; words=- ;;
                 -o|--out) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
@@ -68,7 +70,7 @@ _hindsight() {
         '/capture/record')
             case "$prev" in
                 -o|--out) files=1; words=- ;;
-                --profile) values=''; words=- ;;
+                --profile) values='readahead pagecache blockio writeback sched cpuidle damon'; words=- ;;
                 --duration) values=''; words=- ;;
                 --user) values=''; words=- ;;
                 --label) values=''; words=- ;;
@@ -79,6 +81,10 @@ _hindsight() {
                 --rotate-every) values=''; words=- ;;
                 --duty) values=''; words=- ;;
                 --psi) values=''; words=- ;;
+                --counters) values='cpuidle diskstats meminfo perf psi stat vmstat'; words=- ;;
+                --cgroup) files=1; words=- ;;
+                --proxy) values=''; words=- ;;
+                --every) values=''; words=- ;;
                 --max-cpu) values=''; words=- ;;
                 --max-disk) values=''; words=- ;;
                 --min-free) values=''; words=- ;;
@@ -87,7 +93,7 @@ _hindsight() {
                 --metrics) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --rotate-size --rotate-every --duty --flight --psi --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
+                words='-h --help -o --out --profile --duration --user --label --device --buffer-kb --paths --comm --source --open-files --rotate-size --rotate-every --duty --flight --psi --counters --cgroup --proxy --every --max-cpu --max-disk --min-free --max-memory --max-rate --metrics'; values=''
                 files=
             } ;;
         '/capture/status')
@@ -122,6 +128,13 @@ _hindsight() {
                 words='-h --help --prefix --root --uninstall --dry-run'; values=''
                 files=
             } ;;
+        '/capture/proxy')
+            case "$prev" in
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --json'; values=''
+                files=
+            } ;;
         '/capture/convert')
             case "$prev" in
                 -o|--out) files=1; words=- ;;
@@ -129,6 +142,17 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help -o --out --comm --force --jobs --json'; values=''
+                files=1
+            } ;;
+        '/capture/import')
+            case "$prev" in
+                -o|--out) files=1; words=- ;;
+                --date) values=''; words=- ;;
+                --label) values=''; words=- ;;
+                --jobs) values=''; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help -o --out --comm --force --date --label --jobs --json'; values=''
                 files=1
             } ;;
         '/capture/info')

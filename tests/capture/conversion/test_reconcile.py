@@ -189,7 +189,15 @@ def test_nothing_is_counted_twice(counted: list[Any], shares: list[Any]) -> None
     assert sum(row.lower for row in placed) == total
     for problem in flagged:
         if problem.count:
-            here = [row for row in placed if (row.from_ns, row.to_ns) == (problem.from_ns, problem.to_ns)]
+            here = [
+                row for row in placed
+                if row.to_ns == problem.to_ns
+                and (
+                    row.from_ns == problem.from_ns
+                    # When the first page of a file began to be missed only the counters say.
+                    or (problem.from_ns == problem.to_ns and row.from_ns < problem.from_ns)
+                )
+            ]  # fmt: skip
             assert sum(row.lower for row in here) >= problem.count
 
 

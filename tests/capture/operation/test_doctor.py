@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hindsight.capture import profiles
+from hindsight.capture.bpf import libbpf, open_files
 from hindsight.capture.ftrace import tracefs
 from hindsight.capture.operation import check_host, check_tracing
 from hindsight.capture.operation.check import NO, OK, WARN
@@ -87,6 +88,24 @@ def test_what_doctor_allows_can_be_recorded(live: Path, hindsight: Run, tmp_path
     for source in ("ftrace", "perf"):
         done = hindsight("capture", "record", "-o", tmp_path / source, "--source", source, "--", "true")
         assert (done.returncode == 0) == can[f"{source} stream"], done.stderr
+    done = hindsight("capture", "record", "-o", tmp_path / "files", "--open-files", "--", "true")
+    assert (done.returncode == 0) == can["open files"], done.stderr
+
+
+def test_what_open_files_lack_is_said(live: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = diagnose("readahead", tmp_path)
+    monkeypatch.setattr(open_files, "OBJECT", "not-built.bpf.o")
+    found = diagnose("readahead", tmp_path)
+    (check,) = (c for c in found.checks if c.id == "bpf-files")
+    assert check.state == NO and "make bpf" in check.remedy and not found.can["open files"]
+    monkeypatch.undo()
+    monkeypatch.setattr(libbpf, "LIBRARY", "libbpf-of-nobody.so.1")
+    (check,) = (c for c in diagnose("readahead", tmp_path).checks if c.id == "bpf-files")
+    assert check.state == NO
+    # Nothing else depends on it.
+    assert found.exit_code == before.exit_code and found.can | {"open files": True} == before.can | {
+        "open files": True
+    }
 
 
 def test_text_for_a_terminal(live: Path, hindsight: Run) -> None:
@@ -131,19 +150,15 @@ def test_type_information_agrees_with_tracefs(live: Path) -> None:
 
 
 def test_missing_tracepoints_and_what_follows(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = {
-        profiles.TASKS: ("syscalls/sys_enter_read", "readahead/no_such", "none/x"),
-        profiles.DEVICES: ("block/block_rq_issue",),
-    }
-    monkeypatch.setitem(profiles.PROFILES, "some", lambda: profiles.Profile("some", events))
+    events = ("syscalls/sys_enter_read", "readahead/no_such", "none/x", "block/block_rq_issue")
+    monkeypatch.setitem(profiles.CHOICES, "some", profiles.Choice("", events))
     found = diagnose("some", Path("."))
     checks = {check.id: check for check in found.checks}
     assert checks["events-readahead"].state == WARN
     assert "no verdict" in checks["events-readahead"].remedy
     assert found.missing == ["readahead", "none"]
     assert found.exit_code == ExitCode.FAILED
-    nothing = {profiles.TASKS: ("none/x",), profiles.DEVICES: ()}
-    monkeypatch.setitem(profiles.PROFILES, "nothing", lambda: profiles.Profile("nothing", nothing))
+    monkeypatch.setitem(profiles.CHOICES, "nothing", profiles.Choice("", ("none/x",)))
     assert diagnose("nothing", Path(".")).exit_code == ExitCode.NOT_PERMITTED
 
 
@@ -158,7 +173,8 @@ def test_without_tracefs(live: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
     run = f"{sys.executable} -m hindsight capture doctor --json"
-    script = f"while umount {live} 2>&-; do :; done; {run}; mount -t tmpfs none /sys/kernel; {run} || echo $?"
+    unmount = f"while umount {live} 2>&- || umount /sys/kernel/debug 2>&-; do :; done"
+    script = f"{unmount}; {run}; mount -t tmpfs none /sys/kernel; {run} || echo $?"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
     if "unshare failed" in done.stderr:
         pytest.skip("no mount namespaces here")

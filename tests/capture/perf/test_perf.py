@@ -24,11 +24,11 @@ from hindsight.capture.conversion.convert import convert
 from hindsight.capture.formats import EventFormat, parse_event
 from hindsight.capture.options import PERF
 from hindsight.capture.perf import event as perf
-from hindsight.capture.perf import ring, tracepoints
-from hindsight.capture.perf import tracer as tracer_module
+from hindsight.capture.perf import ring, rings, tracepoints
 from hindsight.capture.perf.records import decode_records
 from hindsight.capture.perf.ring import Ring, data_pages
-from hindsight.capture.perf.tracer import PerfTracer, online_cpus
+from hindsight.capture.perf.rings import online_cpus
+from hindsight.capture.perf.tracer import PerfTracer
 from hindsight.capture.profiles import DEVICES, TASKS
 from hindsight.capture.recording.rates import count_events
 from hindsight.capture.recording.record import RecordOptions, record
@@ -199,7 +199,7 @@ def test_cuts_while_events_go_on(
         def nowhere(*_: object) -> None:
             raise OSError(errno.EINVAL, "no such processor")
 
-        monkeypatch.setattr(tracer_module.os, "sched_setaffinity", nowhere)
+        monkeypatch.setattr(rings.os, "sched_setaffinity", nowhere)
     tracer = tracer_of(128, [ENTER])
     calls = 150_000
     caller = Caller(calls, 1)

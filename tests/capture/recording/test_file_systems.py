@@ -72,9 +72,9 @@ def place(directory: Path, kind: str) -> Iterator[Place]:
         yield Place(where, number, again)
 
 
-def read_alone(at: Place, directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_alone(at: Place, directory: Path, *what: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tables and demand of a recording of seeded reads; again when the host reclaimed pages meanwhile."""
-    command = ("/usr/bin/env", "python3", str(ACCESS), str(at.where), "all", "1", "60")
+    command = ("/usr/bin/env", "python3", str(ACCESS), str(at.where), *what)
     for attempt in range(4):
         at.cold()
         out = directory / str(attempt)
@@ -101,7 +101,7 @@ def test_reads_of_a_file_system_are_seen_described_and_replayed(
     live: Path, tmp_path: Path, kind: str
 ) -> None:
     with place(tmp_path, kind) as at:
-        tables, built = read_alone(at, tmp_path)
+        tables, built = read_alone(at, tmp_path, "all", "1", "60")
         device = at.device()
         seen = {name: os.stat(at.where / name) for name in SIZES}
     files = {(*device, status.st_ino): status.st_size for status in seen.values()}
@@ -135,6 +135,34 @@ def test_reads_of_a_file_system_are_seen_described_and_replayed(
     )
     assert result.first_divergence is None
     assert result.matched == result.recorded == result.compared > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay"])
+def test_every_kind_of_access_is_exact(live: Path, tmp_path: Path, kind: str) -> None:
+    with place(tmp_path, kind) as at:
+        for access in (
+            "random", "sequential", "strided", "reverse", "local", "mixed", "several", "forks", "advised",
+            "vectors", "whole",
+        ):  # fmt: skip
+            tables, built = read_alone(at, tmp_path / access, access, "5", "150")
+            assert built["streams"]["eligible"].all(), access
+            decided = {k: tables[k] for k in DECISION_TABLES if k in tables}
+            result = fidelity.compare(replay.run(built), decided, built)
+            assert result.first_divergence is None, access
+            assert result.matched == result.recorded == result.compared > 0, access
+
+
+def test_metadata_of_btrfs_is_not_taken_for_a_file(live: Path, tmp_path: Path) -> None:
+    """What is read ahead on advice brings pages of the trees, inode 1, with it."""
+    with place(tmp_path, "btrfs") as at:
+        tables, built = read_alone(at, tmp_path, "advised", "5", "150")
+        device = at.device()
+    assert (*device, 1) in files_of(tables, "mm_filemap_add_to_page_cache")
+    assert len(built["streams"]["eligible"]) and built["streams"]["eligible"].all()
+    decided = {k: tables[k] for k in DECISION_TABLES if k in tables}
+    result = fidelity.compare(replay.run(built), decided, built)
+    assert result.matched == result.recorded == result.compared > 10
 
 
 def test_a_number_that_two_subvolumes_have_is_not_described(live: Path, tmp_path: Path) -> None:

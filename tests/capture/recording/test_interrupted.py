@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from accounts import Account, counted
 
-from hindsight.capture.profiles import INSTANCES
+from hindsight.capture.profiles import profile
+
+GROUPS = tuple(profile("readahead").events)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CALLS = 200_000
@@ -43,7 +45,7 @@ class Recorder:
             assert self.process.poll() is None, self.finish()
             instances = self.instances
             with contextlib.suppress(OSError):  # it ends at once
-                return len(instances) == len(INSTANCES) and all(
+                return len(instances) == len(GROUPS) and all(
                     (i / "tracing_on").read_text() == "1\n" for i in instances
                 )
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -326,6 +327,7 @@ other.join()
 """
 
 
+@pytest.mark.slow  # a busy machine moves what it compares
 @pytest.mark.parametrize("whole_host", [False, True])
 def test_sched_has_every_switch_of_a_thread(live: Path, tmp_path: Path, whole_host: bool) -> None:
     command = (*python(SWITCHING), str(tmp_path / "counts"))
@@ -340,7 +342,7 @@ def test_sched_has_every_switch_of_a_thread(live: Path, tmp_path: Path, whole_ho
     switches = taken.rows("sched_switch")
     wakeups = taken.rows("sched_wakeup")
     for path in (tmp_path / "counts", tmp_path / "counts.thread"):
-        thread, counted, ran_ns, _, _ = map(int, path.read_text().split())
+        thread, counted, ran_ns, *_ = map(int, path.read_text().split())
         ends = [row for row in switches if row["prev_pid"] == thread]
         begins = [row for row in switches if row["next_pid"] == thread]
         told = int((path.name == "counts") and not whole_host)
@@ -357,7 +359,10 @@ def test_sched_has_every_switch_of_a_thread(live: Path, tmp_path: Path, whole_ho
             ) if begin["next_pid"] == thread and end["prev_pid"] == thread
         )  # fmt: skip
         if not whole_host:
-            assert 0.7 * ran_ns <= on_cpu <= 1.3 * ran_ns + 5_000_000 * told
+            assert on_cpu <= 1.3 * ran_ns + 5_000_000 * told
+        # On a processor whose idle thread fires no tracepoints, what begins after idling is not told.
+        if not whole_host and len(begins) >= len(ends) - 2:
+            assert 0.7 * ran_ns <= on_cpu
         woken = [row for row in wakeups if row["target_pid"] == thread]
         assert 95 <= len(woken) <= recorded + slack
     if not whole_host:
@@ -382,6 +387,7 @@ def idle_events(live: Path) -> Iterator[Callable[[], list[int]]]:
         os.close(descriptor)
 
 
+@pytest.mark.slow  # a busy machine moves what it compares
 def test_cpuidle_counts_entries_as_the_governor_does(
     live: Path, tmp_path: Path, idle_events: Callable[[], list[int]]
 ) -> None:
@@ -487,6 +493,23 @@ def test_damon_has_every_region_of_every_interval(
             assert all(row["nr_accesses"] <= samples for row in regions)
             if span is not None:
                 assert all(span[0] <= row["start"] and row["end"] <= span[1] for row in regions)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["sched", "blockio+writeback"])
+def test_raw_trace_holds_no_names_of_threads(live: Path, tmp_path: Path, name: str) -> None:
+    program = tmp_path / "zanzibar"
+    shutil.copy("/bin/dd", program)
+    command = (program, "if=/dev/zero", f"of={tmp_path / 'written'}", "bs=64k", "count=64", "conv=fsync")
+    taken = Taken(tmp_path, name, command)
+    raw = [file.read_bytes() for file in (tmp_path / "raw").glob("*/raw/*/*")]
+    assert sum(map(len, raw)) > 4096 and taken.recording.events > 20
+    assert not any(b"zanzibar" in data for data in raw)
+    kept = tmp_path / "kept"
+    record(RecordOptions(kept, tuple(map(str, command)), name, comm=True), say=lambda text: None)
+    assert any(b"zanzibar" in file.read_bytes() for file in kept.glob("*/raw/*/*")), "or it proves nothing"
 
 
 # Losses and budgets

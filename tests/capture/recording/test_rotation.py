@@ -112,7 +112,7 @@ def test_duty(live: Path, tmp_path: Path) -> None:
         row["pos"]
         for row in account.calls()
         for p in pauses
-        if p["from_ns"] + 10**7 < row["ts"] < p["to_ns"] - 10**7
+        if p["from_ns"] + 10**8 < row["ts"] < p["to_ns"] - 10**8
     ]
     assert inside == []
 

@@ -22,12 +22,14 @@ import pytest
 from hindsight.capture import owner
 from hindsight.capture.conversion.convert import convert
 from hindsight.capture.operation import state
-from hindsight.capture.profiles import INSTANCES
+from hindsight.capture.profiles import profile
 from hindsight.capture.schema import TABLES
 from hindsight.capture.segments.recover import recover_all, unsealed
 from hindsight.capture.segments.segment import find_segments, open_segment
 from hindsight.capture.segments.tidy import tidy
 from hindsight.command import main
+
+GROUPS = tuple(profile("readahead").events)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LOAD = "while :; do dd if=/dev/zero of=/dev/null bs=1 count=20000 status=none; done"
@@ -132,7 +134,7 @@ def test_killed_recorder(live: Path, recorder: Callable[..., Killed], tmp_path: 
     killed.wait_until_it_records(1 << 20)
     killed.kill()
     time.sleep(0.3)  # its ring buffers fill
-    assert len(killed.instances()) == len(INSTANCES)
+    assert len(killed.instances()) == len(GROUPS)
     said: list[str] = []
     done = recover_all(tmp_path / "raw", said.append)
     assert len(done.sealed) == 1 and not done.failed and not done.left and not done.keep
@@ -232,20 +234,20 @@ def test_clean(
     look = hindsight("capture", "clean", "-o", tmp_path / "raw", "--dry-run", "--json")
     assert look.returncode == 0, look.stderr
     would = json.loads(look.stdout)
-    assert all(path.exists() for path in before) and len(killed.instances()) == len(INSTANCES)
+    assert all(path.exists() for path in before) and len(killed.instances()) == len(GROUPS)
     assert find_unsealed(would["sealed"]) <= find_unsealed(map(str, unsealed(tmp_path / "raw")))
     done = hindsight("capture", "clean", "-o", tmp_path / "raw", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert len(report["sealed"]) == 1 and sorted(report["instances_removed"]) == sorted(
-        f"hindsight-{killed.owner}-{name}" for name in INSTANCES
+        f"hindsight-{killed.owner}-{name}" for name in GROUPS
     )
     assert find_unsealed(would["sealed"]) == {Path(path).name for path in report["sealed"]}
     assert report["failed"] == [] and report["moved_aside"] == []
     reasons = {entry["what"]: entry["why"] for entry in report["left"]}
-    assert {f"hindsight-{living.owner}-{name}" for name in INSTANCES} <= reasons.keys()
+    assert {f"hindsight-{living.owner}-{name}" for name in GROUPS} <= reasons.keys()
     assert any("being recorded" in why for why in reasons.values())
-    assert killed.instances() == [] and len(living.instances()) == len(INSTANCES)
+    assert killed.instances() == [] and len(living.instances()) == len(GROUPS)
     living.process.send_signal(signal.SIGTERM)
     assert living.process.wait(20) == 0
     assert len(find_segments([tmp_path / "raw"])) == 2
@@ -260,7 +262,7 @@ def test_state_files_lead_to_recordings(
     killed.kill()
     looked = tidy(print, dry_run=True)
     assert looked.state_files == [file] and file.exists() and len(looked.sealed) == 1
-    assert len(killed.instances()) == len(INSTANCES)
+    assert len(killed.instances()) == len(GROUPS)
     done = tidy(print)
     assert [path.parent for path in done.sealed] == [tmp_path / "raw"] and done.state_files == [file]
     assert not file.exists() and killed.instances() == []
@@ -291,7 +293,7 @@ def test_no_room_for_what_the_ring_buffers_hold(
         said: list[str] = []
         done = tidy(said.append, [small])
         assert len(done.failed) == 1 and "Make space" in said[0] and not done.sealed
-        assert len(killed.instances()) == len(INSTANCES) and len(unsealed(small)) == 1
+        assert len(killed.instances()) == len(GROUPS) and len(unsealed(small)) == 1
         assert main(["capture", "clean", "-o", str(small)]) == 1
         filler.unlink()
         done = tidy(print, [small])

@@ -20,6 +20,7 @@ from hindsight.capture.segments.segment import MANIFEST, open_segment
 from hindsight.errors import VerificationError
 
 ROW = {"ts": 5, "source": "vmstat", "scope": "", "name": "pgfault", "value": 7, "unit": ""}
+ROW |= {"total": True, "reset": False}
 
 
 def test_rows_come_back_in_order(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ class Scratch:
         try:
             device = (queue / "dev").read_text().strip()
             command = ("/usr/bin/env", "python3", HERE / "access.py", self.mount, kind, seed, reads)
-            _run(*hindsight, "record", "-o", out / "raw", "--device", device, "--", *command)
+            _run(*hindsight, "record", "--comm", "-o", out / "raw", "--device", device, "--", *command)
         finally:
             _run("umount", self.mount)
         _run(*hindsight, "convert", out / "raw", "-o", out / "data", "--comm")

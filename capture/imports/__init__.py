@@ -1,0 +1,1 @@
+"""Traces that other tools recorded, trace.dat and perf.data, turned into the same tables."""

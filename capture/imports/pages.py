@@ -1,0 +1,178 @@
+"""From a trace.dat to recordings that can be converted, one for each of its ring buffers.
+
+Pages that are not compressed are read where they are; others are unpacked into a scratch directory first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hindsight.capture.conversion.convert import Recording
+from hindsight.capture.conversion.decode import PageDecoder
+from hindsight.capture.conversion.events import InstanceTrace, Kind, foreign_kind
+from hindsight.capture.conversion.index import Advance, RawIndex, index_open_pages, index_pieces, piece_bytes
+from hindsight.capture.conversion.reconcile import OVERRUN, RING_FULL
+from hindsight.capture.conversion.workers import Workers
+from hindsight.capture.formats import EventFormat, PageLayout
+from hindsight.capture.imports import facts
+from hindsight.capture.imports.facts import Keys, Origin
+from hindsight.capture.imports.foreign import Foreign
+from hindsight.capture.imports.trace_dat import Buffer, CpuPages, TraceDat, read_trace_dat
+from hindsight.capture.segments.segment import open_regular
+from hindsight.errors import VerificationError
+
+_MANY = 256
+"""With more kinds of events than so many, those that occur are looked for first: the index has a column
+each."""
+_LACKING = "truncated: the kernel counted more events than the file holds"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How to import: ``date`` (empty: the file's own, if it tells) and ``label`` of the captures."""
+
+    keys: Keys
+    date: str = ""
+    label: str = ""
+
+
+def origin_of(file: Foreign, trace: TraceDat, buffer: Buffer) -> Origin:
+    """What the file says of where it was recorded."""
+    options = trace.options
+    words = options.uname.split()
+    named = len(words) >= 4
+    origin = Origin(f"trace.dat {trace.version}", file.fingerprint(), buffer.clock)
+    if named:
+        origin.node, origin.release, origin.machine = words[1], words[2], words[-1]
+    origin.tool = f"trace-cmd {options.tool}".rstrip()
+    origin.boot = "" if options.trace_id is None else f"{options.trace_id:x}"
+    origin.page_bytes = trace.about.layout.page_bytes
+    origin.realtime_ns = options.date_ns
+    origin.notes["compression"] = trace.compression.name
+    if buffer.name:
+        origin.notes["buffer"] = buffer.name
+    if options.shifted:
+        origin.notes["not_applied"] = sorted(options.shifted)
+    if trace.about.damaged:
+        origin.notes["formats_not_understood"] = sorted(trace.about.damaged)[:64]
+    return origin
+
+
+def recordings(
+    file: Foreign, wanted: Wanted, scratch: Callable[[str], Path]
+) -> list[tuple[Recording, Origin]]:
+    """The recordings of a trace.dat. ``scratch`` makes a directory for what has to be unpacked.
+
+    Raises VerificationError when the file is damaged, or its times are no nanoseconds.
+    """
+    trace = read_trace_dat(file)
+    layout = trace.about.layout
+    found = []
+    for number, buffer in enumerate(trace.buffers):
+        if not any(pages.size for pages in buffer.cpus) and (number or len(trace.buffers) > 1):
+            continue  # the top buffer, when all was recorded in others
+        if buffer.page_bytes != layout.page_bytes:
+            raise file.damaged(f"pages of {buffer.page_bytes} bytes, by its header of {layout.page_bytes}")
+        origin = origin_of(file, trace, buffer)
+        if origin.ticks:
+            raise VerificationError(
+                f"{file.path}: its times are ticks of the clock {origin.clock}, not nanoseconds",
+                "Record with a clock in nanoseconds: trace-cmd record -C mono.",
+            )
+        capture = f"trace-{origin.fingerprint}" + (f"-b{number}" if number else "")
+        loader = _Loader(file, trace, buffer, origin, wanted, capture, scratch)
+        size = sum(pages.size for pages in buffer.cpus)
+        found.append(
+            (
+                Recording(
+                    f"{capture}-0000", file.path, origin.host(wanted.keys), loader.date, size, loader.load
+                ),
+                origin,
+            )
+        )
+    return found
+
+
+class _Loader:
+    """Unpacks and indexes one ring buffer, when it is asked to."""
+
+    def __init__(
+        self,
+        file: Foreign,
+        trace: TraceDat,
+        buffer: Buffer,
+        origin: Origin,
+        wanted: Wanted,
+        capture: str,
+        scratch: Callable[[str], Path],
+    ) -> None:
+        self.file, self.trace, self.buffer, self.origin = file, trace, buffer, origin
+        self.wanted, self.capture, self.scratch = wanted, capture, scratch
+        self.date = wanted.date or facts.UNKNOWN_DATE
+        self.layout: PageLayout = trace.about.layout
+
+    def load(self, workers: Workers, advance: Advance) -> tuple[dict[str, Any], list[InstanceTrace]]:
+        """Index all pages; the facts and the only instance."""
+        formats = list(self.trace.about.events.values())
+        if len(formats) > _MANY:
+            seen = workers.each(lambda pages: self._occurring(formats, pages), self.buffer.cpus)
+            formats = [formats[n] for n in sorted(set().union(*seen))]
+        kinds = [foreign_kind(number, layout) for number, layout in enumerate(formats)]
+        sized = [kind.number for kind in kinds if kind.generic is not None and kind.generic.sized]
+        decoder = PageDecoder(self.layout, formats, sized)
+        indexes = workers.each(lambda pages: self._index(decoder, pages, advance), self.buffer.cpus)
+        instance = InstanceTrace(facts.INSTANCE, kinds, indexes)
+        told = facts.build(
+            self.origin, self.wanted.keys, self.capture, self.date, self.wanted.label, instance, "ftrace",
+            self._texts(kinds), self._losses(instance),
+        )  # fmt: skip
+        return told, [instance]
+
+    def _occurring(self, formats: list[EventFormat], pages: CpuPages) -> set[int]:
+        decoder = PageDecoder(self.layout, formats)
+        found = self._index(decoder, pages, lambda count: None)
+        return set(np.flatnonzero(found.counts.any(axis=0)).tolist())
+
+    def _index(self, decoder: PageDecoder, pages: CpuPages, advance: Advance) -> RawIndex:
+        """Pages as the kernel wrote them are read where they are; others are unpacked into a file."""
+        if not pages.compressed or not pages.size:
+            descriptor = open_regular(self.file.path)
+            try:
+                begin, end = pages.offset, pages.offset + pages.size
+                return index_open_pages(pages.cpu, self.file.path, descriptor, begin, end, decoder, advance)
+            finally:
+                os.close(descriptor)
+        target = self.scratch(self.capture) / f"cpu{pages.cpu}.pages"
+        unpacked = self.trace.compression.pieces(
+            self.file, pages.offset, pages.size, piece_bytes(decoder), target, advance
+        )
+        return index_pieces(pages.cpu, target, 0, unpacked, decoder)
+
+    def _texts(self, kinds: list[Kind]) -> dict[str, str]:
+        texts = self.trace.about.texts
+        return {f"{kind.format.system}/{kind.format.name}": texts[kind.format.id] for kind in kinds}
+
+    def _losses(self, instance: InstanceTrace) -> list[dict[str, Any]]:
+        """What the kernel counted as lost, and what it counted and the file does not hold.
+
+        trace-cmd reads the counters while its readers still empty the buffers: a page that is taken between
+        two of them counts twice, as left to be read and as read. So the second is an upper bound.
+        """
+        span = facts.span_of(instance)
+        held = {index.cpu: index.events + index.unusable for index in instance.cpus}
+        rows = []
+        for cpu, counters in sorted(self.trace.options.stats.get(self.buffer.name, {}).items()):
+            overrun = counters.get("overrun", 0) + counters.get("commit overrun", 0)
+            for count, cause in ((overrun, OVERRUN), (counters.get("dropped events", 0), RING_FULL)):
+                if count:
+                    rows.append(facts.loss(cpu, None, span, count, count, cause))
+            lacking = counters.get("read events", 0) + counters.get("entries", 0) - held.get(cpu, 0)
+            if lacking > 0:
+                rows.append(facts.loss(cpu, None, span, 0, lacking, _LACKING))
+        return rows

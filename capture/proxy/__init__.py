@@ -1,0 +1,1 @@
+"""The ML proxy: its contract, and a client that reads one over any transport. Nothing here changes a host."""

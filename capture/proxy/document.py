@@ -1,0 +1,61 @@
+"""Proxies that give a snapshot as a JSON document in a file: character device, FUSE, sysfs, procfs.
+
+Another process reads it (:mod:`.reader`). The file is opened for each snapshot, read from the beginning to
+its end, and closed: a document is consistent within one open, what vanished is noticed, what was mounted
+can be unmounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hindsight.capture.proxy import parsing
+from hindsight.capture.proxy.client import Description, Quantity, typed
+from hindsight.capture.proxy.errors import unreadable
+from hindsight.capture.proxy.reader import Reader
+from hindsight.capture.proxy.records import DOCUMENT_BYTES, Snapshot
+
+TRANSPORTS = ("char", "fuse", "sysfs")
+STATE = "state"
+"""The file in a directory that is a proxy: of a FUSE mount, of a kernel object."""
+
+
+class DocumentProxy:
+    """The proxy at ``path``: a file, or a directory whose file ``state`` it is.
+
+    ``quantities``: subsystem → name → what is known of it.
+    """
+
+    def __init__(
+        self, name: str, transport: str, path: Path, quantities: Mapping[str, Mapping[str, Quantity]]
+    ) -> None:
+        self.name = name
+        self._transport = transport
+        self._path = path
+        self._reader = Reader(path, DOCUMENT_BYTES, "" if transport == "char" else STATE)
+        self._known = quantities
+        self._subsystem = ""
+
+    def describe(self) -> Description:
+        """As in :class:`~hindsight.capture.proxy.client.Proxy`; the subsystem is known after a snapshot."""
+        quantities = self._known.get(self._subsystem, {})
+        return Description(self.name, self._subsystem, self._transport, str(self._path), quantities)
+
+    def start(self) -> None:
+        """Start the process that reads; otherwise the first snapshot does."""
+        self._reader.start()
+
+    def snapshot(self) -> Snapshot:
+        """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
+        try:
+            data = self._reader.read()
+        except OSError as error:
+            raise unreadable(str(self._path), error) from error
+        found = parsing.snapshot(data)
+        self._subsystem = found.subsystem
+        return typed(found, self._known.get(found.subsystem, {}))
+
+    def close(self) -> None:
+        """End the process that reads."""
+        self._reader.close()

@@ -1,0 +1,95 @@
+"""Reads files that may hang, in a process of its own.
+
+A read from a file system in user space, or from a driver, may wait in the kernel where not even SIGKILL
+ends it (fs/fuse/dev.c: a request that its server has taken is waited for). A thread that hangs there keeps
+its process from ending. So it is another process that reads, and this one waits for it at a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from hindsight.capture import owner
+
+_HEAD = struct.Struct("=II")
+"""errno (0: none), bytes that follow."""
+_PROGRAM = """
+import os, struct, sys
+path, inner, most = os.fsencode(sys.argv[1]), os.fsencode(sys.argv[2]), int(sys.argv[3])
+while os.read(0, 1):
+    data, number = b"", 0
+    try:
+        place = os.path.join(path, inner) if inner and os.path.isdir(path) else path
+        file = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            while len(data) <= most:
+                piece = os.read(file, most + 1 - len(data))
+                if not piece:
+                    break
+                data += piece
+        finally:
+            os.close(file)
+    except OSError as error:
+        data, number = b"", error.errno or 5
+    answer = struct.pack("=II", number, len(data)) + data
+    while answer:
+        answer = answer[os.write(1, answer):]
+"""
+"""Given a byte, it reads the file from its beginning, and answers."""
+
+
+class Reader:
+    """Reads up to ``most`` bytes (and one more, if there are more) of the file ``path``, again and again.
+
+    When ``path`` is a directory, the file ``inner`` in it is meant.
+    """
+
+    def __init__(self, path: Path, most: int, inner: str = "") -> None:
+        self._arguments = [str(path), inner, str(most)]
+        self._most = most
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process, unless it runs."""
+        if self._child is None or self._child.poll() is not None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, *self._arguments],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # a child that hangs must not keep it open for those who wait
+                bufsize=0, cwd="/",
+                start_new_session=True,  # Ctrl-C is for the recorder
+            )  # fmt: skip
+            owner.adopt(self._child.pid)
+
+    def read(self) -> bytes:
+        """What the file holds. Raises OSError as reading it does; waits for as long as that takes."""
+        self.start()
+        child = self._child
+        assert child is not None and child.stdin is not None and child.stdout is not None
+        child.stdin.write(b"\n")
+        number, size = _HEAD.unpack(self._exactly(child.stdout.fileno(), _HEAD.size))
+        data = self._exactly(child.stdout.fileno(), min(size, self._most + 1))
+        if number:
+            raise OSError(number, os.strerror(number))
+        return data
+
+    def _exactly(self, descriptor: int, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = os.read(descriptor, size - len(data))
+            if not piece:
+                raise OSError(5, "the process that reads it was ended")
+            data += piece
+        return data
+
+    def close(self) -> None:
+        """End the process; one that hangs ends when the kernel lets go of it. From any thread."""
+        if self._child is not None:
+            self._child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(0.2)
