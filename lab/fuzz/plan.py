@@ -47,7 +47,8 @@ class Plan:
         """The plan as text, one operation a line."""
         facts = asdict(self)
         tasks = [
-            "  [\n" + ",\n".join(f"   {json.dumps(op)}" for op in task) + "\n  ]" for task in facts.pop("tasks")
+            "  [\n" + ",\n".join(f"   {json.dumps(op)}" for op in task) + "\n  ]"
+            for task in facts.pop("tasks")
         ]
         head = "".join(f" {json.dumps(name)}: {json.dumps(value)},\n" for name, value in facts.items())
         return "{\n" + head + ' "tasks": [\n' + ",\n".join(tasks) + "\n ]\n}"

@@ -93,9 +93,7 @@ class Interpreter:
 
 
 def _open(t: Interpreter, slot: int, file: str, mode: str) -> int:
-    t.descriptors[slot] = os.open(
-        os.path.join(t.directory, file), os.O_RDWR if mode == "w" else os.O_RDONLY
-    )
+    t.descriptors[slot] = os.open(os.path.join(t.directory, file), os.O_RDWR if mode == "w" else os.O_RDONLY)
     return 0
 
 

@@ -48,9 +48,7 @@ class Ring:
         tail = self._word(self.sq, self.sq_tail)
         for i, (pos, n) in enumerate(batch):
             at = (tail + i) & self._word(self.sq, self.sq_mask)
-            entry = struct.pack(
-                "<BBHiQQIIQ", OP_READ, 0, 0, fd, pos, ctypes.addressof(buffers[i]), n, 0, i
-            )
+            entry = struct.pack("<BBHiQQIIQ", OP_READ, 0, 0, fd, pos, ctypes.addressof(buffers[i]), n, 0, i)
             self.sqes[64 * at : 64 * at + 64] = entry.ljust(64, b"\0")
             self._set(self.sq, self.sq_array + 4 * at, at)
         self._set(self.sq, self.sq_tail, tail + len(batch))

@@ -63,7 +63,9 @@ def advised(s: Sketch) -> list[Op]:
     mapping, _ = _mapped(s, ops)
     for _ in range(s.steps(2, 5)):
         what = s.rng.choice((MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED))
-        first, pages = (0, 0) if what < MADV_WILLNEED else (s.rng.randrange(PAGES), s.rng.choice((1, 64, 700)))
+        first, pages = (
+            (0, 0) if what < MADV_WILLNEED else (s.rng.randrange(PAGES), s.rng.choice((1, 64, 700)))
+        )
         ops.append(["madvise", mapping, first, pages, what])
         ops += _touches(s, mapping, s.rng.choice(("forward", "reverse", "random")))
     return ops
