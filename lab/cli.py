@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from hindsight.errors import ConfigurationError, UsageError
+from hindsight.lab.fuzz import command as fuzz
 
 EXAMPLES = """examples:
   hindsight lab workloads                                      what can be run
@@ -14,6 +15,7 @@ EXAMPLES = """examples:
   sudo hindsight lab record-sample -o /tmp/quick --passes 1 --profile P2 --only fio-runs --only sqlite3-scan
   sudo hindsight lab device create mine --profile P1 --size 2048
   sudo hindsight lab device remove mine
+  sudo hindsight lab fuzz-readahead --seed 1 --seeds 20      random programs, replay against kernel
 """
 
 
@@ -27,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "workloads", help="list the workloads", description="List the workloads, one per line."
     )
     workloads.set_defaults(run=_workloads)
+    fuzz.configure(commands)
 
 
 def _configure_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

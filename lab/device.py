@@ -34,6 +34,16 @@ READ_AHEAD_KB = 128
 """The kernel's default for a plain disk (VM_READAHEAD_PAGES, include/linux/mm.h)."""
 
 
+FILESYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
+    "ext4": (("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"), ""),
+    "ext4-1k": (("mkfs.ext4", "-q", "-F", "-b", "1024", "-E", "lazy_itable_init=0"), ""),
+    "ext4-journal": (("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"), ",data=journal"),
+    "ext2": (("mkfs.ext2", "-q", "-F"), ""),
+    "xfs": (("mkfs.xfs", "-q", "-f"), ""),
+}
+"""How each file system is made (the node follows), and further options to mount it."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a device gives: reads per second and bytes per second."""
@@ -63,6 +73,7 @@ class LabDevice:
     size: int
     group: str
     node: str = ""
+    filesystem: str = "ext4"
 
     @property
     def number(self) -> str:
@@ -96,7 +107,9 @@ def profile_named(name: str) -> Profile:
         ) from None
 
 
-def create(name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAGES) -> LabDevice:
+def create(
+    name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAGES, filesystem: str = "ext4"
+) -> LabDevice:
     """Set up a device of ``size`` bytes and return it; whatever fails on the way is undone.
 
     Raises NotPermittedError (not root, no loop devices, no throttle, no direct I/O), ConfigurationError (a
@@ -106,7 +119,7 @@ def create(name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAG
         raise NotPermittedError("making a throttled device needs root", "Run it with sudo.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}", name):
         raise UsageError(f"{name!r} is not a device name", "Use letters, digits, '.', '_' and '-'.")
-    require("losetup", "mkfs.ext4", "mount", "umount")
+    require("losetup", FILESYSTEMS[filesystem][0][0], "mount", "umount")
     hierarchy = find_hierarchy()
     try:
         images.mkdir(parents=True, exist_ok=True)
@@ -121,14 +134,19 @@ def create(name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAG
         ) from error
     group = f"hindsight-lab-{name}"
     device = LabDevice(
-        name, profile, str(images / f"hindsight-lab-{name}.img"), size, str(hierarchy.root / group)
+        name,
+        profile,
+        str(images / f"hindsight-lab-{name}.img"),
+        size,
+        str(hierarchy.root / group),
+        filesystem=filesystem,
     )
     try:
         _save(device)
         _allocate(device)
         device = replace(device, node=_attach(device))
         _save(device)
-        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", device.node)
+        _run(*FILESYSTEMS[filesystem][0], device.node)
         mount(device)
         device.throttle.create()
         device.throttle.limit(device.number, profile.read_iops, profile.read_bps)
@@ -173,10 +191,10 @@ def remove(device: LabDevice) -> None:
 
 @contextlib.contextmanager
 def throttled_device(
-    name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAGES
+    name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAGES, filesystem: str = "ext4"
 ) -> Iterator[LabDevice]:
     """A device for the length of a ``with`` block; it is removed also when the block fails."""
-    device = create(name, profile, size, images)
+    device = create(name, profile, size, images, filesystem)
     try:
         yield device
     finally:
@@ -207,7 +225,8 @@ def find(name: str) -> LabDevice:
 
 def mount(device: LabDevice) -> None:
     """Mount the file system, without access times (they would write)."""
-    _run("mount", "-o", "noatime", device.node, str(device.mount_point))
+    options = f"noatime{FILESYSTEMS[device.filesystem][1]}"
+    _run("mount", "-o", options, device.node, str(device.mount_point))
 
 
 def unmount(device: LabDevice) -> None:

@@ -19,6 +19,8 @@ _PACKAGES = {
     "mount": "mount",
     "umount": "mount",
     "mkfs.ext4": "e2fsprogs",
+    "mkfs.ext2": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
 }
 """Debian package of each program."""
 

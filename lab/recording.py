@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def record_workload(
     waits = processor_waits()
     begin = time.monotonic_ns()
     major, minor = map(int, device.number.split(":"))
-    outcome = _record(
-        device,
+    outcome = run_recorder(
+        device.throttle.command,
         {"out": str(raw.resolve()), "command": argv, "label": workload.name, "devices": [[major, minor]],
          "user": "root", "buffer_kb": BUFFER_KB, "duration": LIMIT_SECONDS},
     )  # fmt: skip
@@ -98,13 +99,18 @@ def record_workload(
     )
 
 
-def _record(device: LabDevice, options: dict[str, Any]) -> dict[str, Any]:
-    """The recorder's outcome: path, events, lost, status of the program, and the last line that it said."""
+def run_recorder(wrap: Callable[[list[str]], list[str]], options: dict[str, Any]) -> dict[str, Any]:
+    """Record in a process of its own, started by the command line that ``wrap`` makes of its own.
+
+    ``options``: out, command, label, devices ([major, minor]), user, buffer_kb, duration (s). Returns the
+    outcome: path, events, lost, status of the program, and the last line that it said. Raises HindsightError
+    if the recorder fails.
+    """
     read, write = os.pipe2(os.O_CLOEXEC)
     argv = [sys.executable, "-m", "hindsight.lab.recording", str(write), json.dumps(options)]
     try:
         process = subprocess.Popen(
-            device.throttle.command(argv), env=ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL,
+            wrap(argv), env=ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, pass_fds=(write,),
         )  # fmt: skip
         os.close(write)
