@@ -62,6 +62,25 @@ def plain_table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.
 
     Raises VerificationError when rows lack a column or hold what does not fit it.
     """
+    try:
+        return _plain_table(name, rows, key)
+    except UnicodeEncodeError:
+        return _plain_table(name, [_utf8(row) for row in rows], key)
+
+
+def _utf8(value: Any) -> Any:
+    """Text that the kernel gave as other bytes than UTF-8 has replacement characters, as events have."""
+    if isinstance(value, str):
+        # A name of Python has the bytes as surrogates; others are not from the kernel, but from damage.
+        escaped = all("\udc80" <= c <= "\udcff" for c in value if "\ud800" <= c <= "\udfff")
+        encoded = value.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
+        return encoded.decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {key: _utf8(item) for key, item in value.items()}
+    return [_utf8(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain_table(name: str, rows: list[dict[str, Any]], key: bytes | None) -> pa.Table:
     schema = arrow_schema(name)
     try:
         if key is not None and _COMM & set(schema.names):

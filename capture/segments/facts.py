@@ -16,6 +16,8 @@ CLOSED = ("rotation", "end", "trigger", "recovered")
 """Why a segment was closed."""
 SOURCES = ("ftrace", "perf", "bpf")
 INSTANCE_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
+_PAGE = 4096
+"""The smallest page of any kernel: sub-buffers are whole pages."""
 _CPU = re.compile("[0-9]{1,5}")
 _EVENT = re.compile("[A-Za-z0-9_]+/[A-Za-z0-9_]+")
 _INSTANCE = ("source", "events", "filters", "buffer_kb", "overwrite", "subbuffer_bytes", "stats_before")
@@ -188,6 +190,7 @@ def _sound_instance(instance: Any) -> bool:
         and type(instance["overwrite"]) is bool
         and _count(instance["subbuffer_bytes"], 21)
         and instance["subbuffer_bytes"] > 0
+        and (instance["source"] != "ftrace" or instance["subbuffer_bytes"] % _PAGE == 0)
         and _sound_stats(instance["stats_before"], True)
         and _sound_stats(instance["stats_after"], False)
     )

@@ -266,6 +266,14 @@ def test_damaged_facts(segment: Path, tmp_path: Path, change: Callable[[dict[str
         convert([segment], tmp_path / "out")
 
 
+@pytest.mark.parametrize("label, told", [("\udcff", "\ufffd"), ("a\ud800", "a\ufffd\ufffd\ufffd"), ("é", "é")])
+def test_facts_that_are_not_utf8(segment: Path, tmp_path: Path, label: str, told: str) -> None:
+    alter_facts(segment, lambda f: f["tables"]["captures"][0].update(label=label))
+    convert([segment], tmp_path / "out")
+    (path,) = tmp_path.glob("out/host=*/date=*/captures/*.parquet")
+    assert pq.read_table(path)["label"].to_pylist() == [told]
+
+
 def test_kernel_whose_tracepoint_lacks_a_field(segment: Path, tmp_path: Path) -> None:
     formats = json.loads((segment / "formats.json").read_text())
     formats["readahead/page_cache_sync_ra"] = formats["readahead/page_cache_sync_ra"].replace(

@@ -272,6 +272,7 @@ BAD_FACTS = {
     ),
     "a fraction": lambda f: f["instances"]["tasks"].update(buffer_kb=1.5),
     "huge sub-buffers": lambda f: f["instances"]["tasks"].update(subbuffer_bytes=1 << 40),
+    "sub-buffers that are no pages": lambda f: f["instances"]["tasks"].update(subbuffer_bytes=4095),
     "event twice": lambda f: f["instances"]["tasks"]["events"].extend(["a/b", "a/b"]),
     "no recorder": lambda f: f.pop("recorder"),
     "device of one number": lambda f: f["recorder"].update(out_device=[1]),
