@@ -533,7 +533,7 @@ def test_segments_of_a_recording_that_loses(allowed: None, tmp_path: Path) -> No
         (sys.executable, "-S", "-c", program),
         source=PERF,
         buffer_kb=256,
-        rotate_bytes=4 << 20,
+        rotate_bytes=1 << 20,
     )
     recording = record(options, lambda text: None)
     assert recording.status == 0 and recording.lost > 1000 and len(recording.segments) > 2
