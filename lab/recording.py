@@ -102,8 +102,8 @@ def record_workload(
 def run_recorder(wrap: Callable[[list[str]], list[str]], options: dict[str, Any]) -> dict[str, Any]:
     """Record in a process of its own, started by the command line that ``wrap`` makes of its own.
 
-    ``options``: out, command, label, devices ([major, minor]), user, buffer_kb, duration (s). Returns the
-    outcome: path, events, lost, status of the program, and the last line that it said. Raises HindsightError
+    ``options``: out, command, label, devices ([major, minor]), user, buffer_kb, duration (s), open_files
+    (whether BPF programs tell open files apart; default: no). Returns the outcome: path, events, lost, status of the program, and the last line that it said. Raises HindsightError
     if the recorder fails.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
@@ -150,6 +150,7 @@ def _main(descriptor: int, options: dict[str, Any]) -> None:
             buffer_kb=options["buffer_kb"],
             duration=options["duration"],
             rotate_bytes=None,
+            open_files=options.get("open_files", False),
             comm=True,  # programs of the laboratory: nobody's secret, and reports name them
         )
     )

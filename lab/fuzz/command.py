@@ -56,6 +56,7 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     sub.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave what differs there: plan, recording, dataset"
     )
+    sub.add_argument("--no-open-files", action="store_true", help="tell open files apart by system calls alone")
     sub.add_argument("--json", action="store_true", help="a line of JSON for each, and one for the total")
     sub.set_defaults(run=run)
 
@@ -114,7 +115,7 @@ def _try(arguments: argparse.Namespace, plans: Iterable[Plan]) -> int:
     with Bench(arguments.directory) as bench:
         for plan in plans:
             keep = arguments.keep and arguments.keep / f"seed-{plan.seed}"
-            outcome = trial.try_plan(plan, bench, keep)
+            outcome = trial.try_plan(plan, bench, keep, not arguments.no_open_files)
             outcomes.append(outcome)
             if arguments.json:
                 print(json.dumps(outcome.as_dict()), flush=True)

@@ -76,8 +76,10 @@ class Outcome:
         }
 
 
-def try_plan(plan: Plan, bench: Bench, keep: Path | None = None) -> Outcome:
+def try_plan(plan: Plan, bench: Bench, keep: Path | None = None, open_files: bool = True) -> Outcome:
     """Run ``plan`` and compare; with ``keep``, the recording, the dataset and the plan stay there.
+
+    ``open_files``: BPF programs tell open files apart; without them the system calls alone do.
 
     Raises HindsightError if the program or the recorder fails.
     """
@@ -93,7 +95,7 @@ def try_plan(plan: Plan, bench: Bench, keep: Path | None = None) -> Outcome:
             sys.executable, "-m", "hindsight.lab.fuzz.program", str(home / "plan.json"),
             str(place.directory), str(log),
         ]  # fmt: skip
-        outcome = _record(plan, program, (major, minor), home / "raw")
+        outcome = _record(plan, program, (major, minor), home / "raw", open_files)
         if outcome["status"] != 0:
             raise HindsightError(f"seed {plan.seed}: the program failed: {outcome['said']}")
         found = compare(home, Path(outcome["path"]))
@@ -109,10 +111,12 @@ def try_plan(plan: Plan, bench: Bench, keep: Path | None = None) -> Outcome:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _record(plan: Plan, program: list[str], device: tuple[int, int], raw: Path) -> dict[str, Any]:
+def _record(
+    plan: Plan, program: list[str], device: tuple[int, int], raw: Path, open_files: bool
+) -> dict[str, Any]:
     options = {
         "out": str(raw), "command": program, "label": f"seed {plan.seed}", "devices": [list(device)],
-        "user": "root", "buffer_kb": BUFFER_KB, "duration": LIMIT_SECONDS,
+        "user": "root", "buffer_kb": BUFFER_KB, "duration": LIMIT_SECONDS, "open_files": open_files,
     }  # fmt: skip
     if not plan.memory_kb:
         return run_recorder(list, options)

@@ -17,8 +17,8 @@ Tables = Mapping[str, Columns]
 
 (
     READ, PREAD, WRITE, PWRITE, OPEN, CLOSE, CLOSE_RANGE, DUP, DUP2, FCNTL, SEEK, FADVISE, READAHEAD,
-    TRUNCATE, TRANSFER, UNSHARE, RING,
-) = range(17)  # fmt: skip
+    TRUNCATE, TRANSFER, UNSHARE, RING, COPY,
+) = range(18)  # fmt: skip
 
 UNKNOWN = np.int64(-1)
 """An argument, a result or a position that is not known."""
@@ -60,7 +60,7 @@ _LAYOUTS: dict[str, _Layout] = {
     "ftruncate": _Layout(TRUNCATE, "fd", "length"),
     "sendfile64": _Layout(TRANSFER, "in_fd", "out_fd"),
     "splice": _Layout(TRANSFER, "fd_in", "fd_out"),
-    "copy_file_range": _Layout(TRANSFER, "fd_in", "fd_out"),
+    "copy_file_range": _Layout(COPY, "fd_in", "fd_out"),
     "unshare": _Layout(UNSHARE, "", "unshare_flags"),
     "io_uring_enter": _Layout(RING, "fd"),
 }

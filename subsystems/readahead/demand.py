@@ -39,6 +39,9 @@ TABLES = (
     "devices",
     "files",
     "losses",
+    "opens",
+    "file_reads",
+    "file_releases",
 )
 """Tables from which the demand comes; none of them holds a decision."""
 
@@ -84,7 +87,7 @@ def _refute_large_folios(history: History, demand: dict[str, Columns]) -> None:
     files, streams = demand["files"], demand["streams"]
     seen = facts.device_has_large_folios(history, demand["devices"])
     doubtful = (files["max_order"] > 0) & ~seen[files["device_id"].astype(np.int64)]
-    judged = np.unique(streams["file_id"][streams["eligible"]])
+    judged = np.unique(streams["file_id"][streams["replayable"]])
     if not doubtful[judged].any():
         return
     expected = np.zeros(len(doubtful), np.bool_)
@@ -114,7 +117,7 @@ def _others(history: History) -> Columns:
 
 
 def _ops(history: History) -> Columns:
-    kind_of = np.full(int(sc.RING) + 1, -1, np.int64)
+    kind_of = np.full(int(sc.COPY) + 1, -1, np.int64)
     for code, kind in KIND_OF_CALL.items():
         kind_of[code] = kind
     calls, faults = history.calls, history.faults
@@ -129,13 +132,21 @@ def _ops(history: History) -> Columns:
         "kind": (kind_of[calls.code[use]], zeros + FAULT),
         "pos": (history.pos[use], faults.index << PAGE_SHIFT),
         "count": (history.count[use], zeros + (1 << PAGE_SHIFT)),
-        "ret": (calls.ret[use], zeros),
+        "ret": (_moved(history)[use], zeros),
         "advice": (np.where(calls.code[use] == sc.FADVISE, calls.c[use], -1), zeros - 1),
     }
     joined = {name: np.concatenate(columns) for name, columns in parts.items()}
     order = np.lexsort((joined["kind"], joined["task"], joined["ts"]))
     dtypes: dict[str, Any] = {"task": np.uint32, "stream": np.uint32, "kind": np.uint8, "advice": np.int32}
     return {name: column[order].astype(dtypes.get(name, np.int64)) for name, column in joined.items()}
+
+
+def _moved(history: History) -> NDArray[np.int64]:
+    """Result of each call (N,), 0 of a copy that read nothing: extents were shared (FICLONE), not copied."""
+    calls = history.calls
+    met = np.zeros(len(calls.ts), np.bool_)
+    met[history.met.call[history.met.call >= 0]] = True
+    return np.where((calls.code == sc.COPY) & ~met, np.minimum(calls.ret, 0), calls.ret)
 
 
 def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -> Columns:
@@ -166,7 +177,7 @@ def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -
 
     device = files["device_id"][file].astype(np.int64)
     numbers = [files[c][file].tolist() for c in ("s_dev_major", "s_dev_minor", "i_ino")]
-    reason = verdict.reasons(history, files, devices, from_ns, to_ns)
+    reason, replayable = verdict.reasons(history, files, devices, from_ns, to_ns)
     return {
         "device": devices["name"][device],
         "program": _program(history, name),
@@ -175,6 +186,7 @@ def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -
         ),
         "eligible": reason == verdict.ELIGIBLE,
         "reason": reason.astype(np.uint8),
+        "replayable": replayable,
         "recorded_ns": duration,
         "file_id": file.astype(np.uint32),
         "device_id": device.astype(np.uint32),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hindsight.subsystems.readahead.calls import (
     CLOSE,
     CLOSE_RANGE,
+    COPY,
     DUP,
     DUP2,
     FCNTL,
@@ -240,11 +241,11 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
             table_of[task] = _copy(tables, files, users, table)
         if which < 0 or code in (CLOSE, CLOSE_RANGE):
             continue
-        if code in (READ, WRITE, TRANSFER):
+        if code in (READ, WRITE, TRANSFER, COPY):
             if code == WRITE and files.flags[which] >= 0 and files.flags[which] & O_APPEND:
                 files.pos[which] = -1
             at[call] = files.pos[which]
-            if ret == NO_RESULT or code == TRANSFER:
+            if ret == NO_RESULT or code == TRANSFER or code == COPY:
                 # Whether a transfer moves the position hangs on a pointer that is not recorded.
                 files.pos[which] = -1
             elif ret > 0 and files.pos[which] >= 0:

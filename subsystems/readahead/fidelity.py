@@ -18,13 +18,14 @@ from hindsight.subsystems.contract import Fidelity
 from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.calls import Columns, Tables, integers, span_of
 from hindsight.subsystems.readahead.events import columns_of
-from hindsight.subsystems.readahead.state import DECISION_TABLES
+from hindsight.subsystems.readahead.state import DECISION_TABLES, NOT_DETERMINED
 from hindsight.subsystems.readahead.verdict import REASONS
 
 FIELDS = ("kind", "index", "req", "order", "size", "async_size", "ra_pages", "prev_pos")
 """What must be equal; a field that a tracepoint does not have is 0."""
 
 _RECORDED_AS = {"req": ("req_count", "nr_to_read"), "async_size": ("async_size", "lookahead_size")}
+_PREV_POS = FIELDS.index("prev_pos")
 _INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 _UNATTRIBUTED, _APART = -1, -2
 _LARGEST_ALIGNMENT = 1 << 24
@@ -34,7 +35,7 @@ _LARGEST_ALIGNMENT = 1 << 24
 def _same(a, i, b, j):  # type: ignore[no-untyped-def]
     equal = True
     for k in range(a.shape[1]):
-        equal &= a[i, k] == b[j, k]
+        equal &= a[i, k] == b[j, k] or (k == _PREV_POS and b[j, k] == NOT_DETERMINED)
     return equal
 
 
@@ -121,7 +122,7 @@ def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -
     known = place < len(tasks["pid"])
     known[known] = tasks["pid"][place[known]] == rows["pid"][known]
     task = np.where(known, place, -1)
-    acting = np.flatnonzero(np.isin(ops["kind"], (d.READ, d.FADVISE, d.READAHEAD)))
+    acting = np.flatnonzero(np.isin(ops["kind"], (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY)))
     span = span_of(
         task, rows["ts"], ops["task"][acting].astype(np.int64), ops["ts"][acting], ops["end"][acting]
     )
@@ -168,9 +169,9 @@ def _row(columns: Mapping[str, NDArray[Any]], at: int, event: str) -> dict[str, 
 def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -> Fidelity:
     """Hold the decisions that :func:`replay.run` emitted against the recorded ones.
 
-    The totals are over streams that are eligible, plus recorded decisions that a buffered read caused but
+    The totals are over streams that are replayable, plus recorded decisions that a buffered read caused but
     that belong to no stream (``unattributed``: they count as recorded and not matched). ``per_stream`` has a
-    row for each stream with a decision, with its reason if it is not eligible, and last a row without a
+    row for each stream with a decision, with its reason if it is not replayable, and last a row without a
     stream for decisions outside of reads.
     """
     streams = demand["streams"]
@@ -192,7 +193,7 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
     per_recorded = np.bincount(np.concatenate([r_stream, by_fault]), minlength=count)
     per_emitted = np.bincount(e_stream, minlength=count)
     per_matched = np.bincount(r_stream[r_hit], minlength=count)
-    eligible = streams["eligible"].astype(np.bool_)
+    eligible = streams["replayable"].astype(np.bool_)
     unattributed = int(np.count_nonzero(place == _UNATTRIBUTED))
     in_streams, compared, matched = (int(x[eligible].sum()) for x in (per_recorded, per_emitted, per_matched))
 
@@ -202,7 +203,7 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
             "file": str(streams["file"][s]),
             "device": str(streams["device"][s]),
             "program": str(streams["program"][s]),
-            "reason": REASONS[int(streams["reason"][s])],
+            "reason": "" if eligible[s] else REASONS[int(streams["reason"][s])],
             "recorded": int(per_recorded[s]),
             "emitted": int(per_emitted[s]),
             "matched": int(per_matched[s]),

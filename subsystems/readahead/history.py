@@ -16,6 +16,7 @@ from hindsight.subsystems.readahead.calls import Calls, Tables, integers
 from hindsight.subsystems.readahead.descriptors import Descriptions, follow
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.state import FADV_DONTNEED
+from hindsight.subsystems.readahead.witnessed import merge
 
 _BTREE_INODE = 1
 """BTRFS_BTREE_INODE_OBJECTID; files have numbers from 256 on (include/uapi/linux/btrfs_tree.h)."""
@@ -76,7 +77,10 @@ class History:
         look = events.columns_of(tables, "descriptors") or {}
         found = (integers(look[c]) if look else np.zeros(0, np.int64) for c in ("fd", "pos", "flags"))
         self.descriptions: Descriptions
-        self.descriptions, self.of, at = follow(walk, calls, leader, *found)
+        followed, of, at = follow(walk, calls, leader, *found)
+        told = merge(tables, calls, self.pids, self.names.first, followed, of)
+        self.descriptions, self.of, self.told = told.descriptions, told.of, told.sure
+        at = np.where(told.pos >= 0, told.pos, at)
         self.found_pos = integers(look["pos"]) if look else np.zeros(1, np.int64)
 
         self.met, self.added, self.deleted, self.faults = (
@@ -87,11 +91,12 @@ class History:
         self.is_advice = np.isin(code, (sc.FADVISE, sc.READAHEAD))
         self.is_dontneed = (code == sc.FADVISE) & (calls.c == FADV_DONTNEED)
         self.is_write = np.isin(code, (sc.WRITE, sc.PWRITE))
-        self.is_transfer = code == sc.TRANSFER
+        self.is_transfer = np.isin(code, (sc.TRANSFER, sc.COPY))
         self.is_reader = self.is_read | self.is_advice | self.is_transfer
         self._tie_files()
-        self.pos = np.where(code == sc.READ, at, np.where(self.is_read | self.is_advice, calls.b, -1))
-        self.count = calls.a.copy()
+        at_position = (code == sc.READ) | self.is_transfer
+        self.pos = np.where(at_position, at, np.where(self.is_read | self.is_advice, calls.b, -1))
+        self.count = np.where(told.count >= 0, told.count, calls.a)
         self._count_vectors()
         self._choose_streams()
 

@@ -6,7 +6,7 @@ after the row of the tracepoint. Here the two are joined: by thread and order, n
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from hindsight.capture.schema.openfiles import FILE_READ_CALLS, READAHEAD_KINDS
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead.calls import Calls, Tables, integers
 from hindsight.subsystems.readahead.descriptors import certain
-from hindsight.subsystems.readahead.history import History
+
+if TYPE_CHECKING:
+    from hindsight.subsystems.readahead.history import History
 
 NOT_KNOWN = 0
 """The ordinal of what belongs to no known open file."""
@@ -29,7 +31,7 @@ _CODES = {
     "preadv2": (sc.READ, sc.PREAD),
     "sendfile64": (sc.TRANSFER,),
     "splice": (sc.TRANSFER,),
-    "copy_file_range": (sc.TRANSFER,),
+    "copy_file_range": (sc.COPY,),
     "readahead": (sc.READAHEAD,),
     "fadvise64": (sc.FADVISE,),
 }
@@ -48,7 +50,16 @@ def of_calls(tables: Tables, calls: Calls, pids: NDArray[np.int64]) -> Ordinals:
 
     ``pids``: sorted thread ids, whose places are the ordinals of threads in ``calls``.
     """
-    found = np.zeros(len(calls.ts), np.int64)
+    row = rows_of_calls(tables, calls, pids)
+    rows = _rows(tables, "file_reads")
+    if rows is None:
+        return np.zeros(len(row), np.int64)
+    return np.where(row >= 0, integers(rows["ordinal"])[np.maximum(row, 0)], NOT_KNOWN)
+
+
+def rows_of_calls(tables: Tables, calls: Calls, pids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The row of ``file_reads`` of each call (N,), -1 = none; ``pids`` as in :func:`of_calls`."""
+    found = np.full(len(calls.ts), -1, np.int64)
     rows = _rows(tables, "file_reads")
     if rows is None or len(found) == 0:
         return found
@@ -59,16 +70,15 @@ def of_calls(tables: Tables, calls: Calls, pids: NDArray[np.int64]) -> Ordinals:
     order = np.lexsort((calls.end, calls.task))
     at = _first_not_before(calls.task[order], calls.end[order], task, integers(rows["ts"]))
     call = order[np.minimum(at, len(order) - 1)]
-    code = np.zeros((len(FILE_READ_CALLS) + 1, int(sc.RING) + 1), np.bool_)
+    code = np.zeros((len(FILE_READ_CALLS) + 1, int(sc.COPY) + 1), np.bool_)
     for number, name in enumerate(FILE_READ_CALLS, 1):
         code[number, list(_CODES.get(name, ()))] = True
     kind = np.minimum(integers(rows["call"]), len(FILE_READ_CALLS))
     fits = known & (at < len(order)) & (calls.task[call] == task) & code[kind, calls.code[call]]
     fits &= calls.fd[call] == integers(rows["fd"])
-    ordinal = integers(rows["ordinal"])
-    found[call[fits]] = ordinal[fits]
+    found[call[fits]] = np.flatnonzero(fits)
     # Of a call with two rows nothing is known.
-    found[np.bincount(call[fits], minlength=len(found)) > 1] = NOT_KNOWN
+    found[np.bincount(call[fits], minlength=len(found)) > 1] = -1
     return found
 
 

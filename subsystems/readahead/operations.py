@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hindsight.subsystems.readahead import calls
 
-READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE = range(8)
+READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE, TRANSFER, COPY = range(10)
 """Kinds of rows of the demand's table ``ops``."""
 
 NO_RESULT = int(calls.NO_RESULT)
@@ -20,5 +20,7 @@ KIND_OF_CALL = {
     calls.WRITE: WRITE,
     calls.PWRITE: WRITE,
     calls.TRUNCATE: TRUNCATE,
+    calls.TRANSFER: TRANSFER,
+    calls.COPY: COPY,
 }
 """Kind of the operation that a system call is."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, page_cache
+from hindsight.subsystems.readahead.transfers import transfer
 from hindsight.subsystems.readahead.state import DECISION_TABLES, FADV_WILLNEED, Log, new_log, open_files
 
 Columns = Mapping[str, NDArray[Any]]
@@ -39,6 +40,12 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, device_ra, log, fi
             while index < beyond:
                 index = np.int64(read_batch(cache, files, s, index, last_index, log))
             finish_read(cache, files, s, pos[op], end - pos[op])
+        elif kind[op] == d.TRANSFER or kind[op] == d.COPY:
+            if ret[op] > 0 and count[op] >= 0:
+                # A copy is asked for no more than the file has; a transfer is not.
+                left = cache.size[np.uint64(files.file[np.uint64(s)])] - pos[op]
+                asked = min(count[op], left) if kind[op] == d.COPY else count[op]
+                transfer(cache, files, s, pos[op], asked, ret[op], log)
         elif (kind[op] == d.FADVISE or kind[op] == d.READAHEAD) and ret[op] == 0:
             what = np.int64(advice[op]) if kind[op] == d.FADVISE else np.int64(FADV_WILLNEED)
             advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)

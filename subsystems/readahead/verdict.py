@@ -32,13 +32,17 @@ REASONS = (
     "events were lost",
     "read by other means than read and pread",
     "device unknown",
+    "read by sendfile, splice or copy_file_range",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
 (
     ELIGIBLE, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE, RECLAIMED, LOST,
-    OTHER_MEANS, UNKNOWN_DEVICE,
+    OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED,
 ) = range(len(REASONS))  # fmt: skip
+
+REPLAYED = frozenset({TRANSFERRED})
+"""Reasons that keep a stream from what-if questions, not from the replay of what happened."""
 
 Flags = NDArray[np.bool_]
 Columns = dict[str, NDArray[Any]]
@@ -51,8 +55,11 @@ def reasons(
     devices: Columns,
     from_ns: NDArray[np.int64],
     to_ns: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """The reason of each stream (S,); ``from_ns`` and ``to_ns``: how long each was open."""
+) -> tuple[NDArray[np.int64], Flags]:
+    """The reason of each stream (S,), and whether what happened can be replayed exactly all the same (S,).
+
+    ``from_ns`` and ``to_ns``: how long each was open.
+    """
     by_file = {
         MAPPED: np.isin(history.used_files, history.mapped_files),
         WRITTEN: _written(history),
@@ -61,6 +68,7 @@ def reasons(
         CACHED_BEFORE: _cached_before(history),
         RECLAIMED: _reclaimed(history, files, devices),
         OTHER_MEANS: _other_means(history),
+        TRANSFERRED: _mark(history, history.file_of_calls(_transfers(history))),
         UNKNOWN_DEVICE: ~devices["known"][files["device_id"].astype(np.int64)],
     }
     applies = {reason: flags[history.stream_file] for reason, flags in by_file.items()}
@@ -72,11 +80,16 @@ def reasons(
         applies[reason] = np.zeros(len(from_ns), np.bool_)
         applies[reason][:described] = flags
     applies[LOST] = _lost(history, from_ns, to_ns)
+    replayable = np.ones(len(from_ns), np.bool_)
+    for reason, flags in applies.items():
+        if reason not in REPLAYED:
+            replayable &= ~flags
     result = np.zeros(len(from_ns), np.int64)
     for reason in sorted(applies, reverse=True):
         result[applies[reason]] = reason
     result[described:] = MAPPED
-    return result
+    replayable[described:] = False
+    return result, replayable
 
 
 def _mark(history: History, places: NDArray[np.int64]) -> Flags:
@@ -146,7 +159,7 @@ def _may_be_shared(history: History) -> Flags:
     """Streams of files of which some descriptor may name an open file that another one names as well: what is
     read through the one moves the position and the window of the other.
     """
-    sure = certain(history.descriptions, history.files.of_table.get("descriptors"))
+    sure = certain(history.descriptions, history.files.of_table.get("descriptors")) | history.told
     doubtful = np.zeros(len(history.files) + 1, np.bool_)
     doubtful[history.file_of[~sure]] = True
     doubtful[-1] = False  # no file is known
@@ -252,12 +265,23 @@ def _other_means(history: History) -> Flags:
     def outside(rows: PageRows, which: Flags) -> NDArray[np.int64]:
         return history.file_id[rows.file[~history.inside(rows, which)]]
 
-    transfers = np.flatnonzero(history.is_transfer)
+    transfers = _transfers(history)
+    at_unknown = transfers[(history.pos[transfers] < 0) | (history.count[transfers] < 0)]
     return (
-        _mark(history, outside(history.met, history.is_read))
-        | _mark(history, outside(history.added, history.is_read | history.is_advice | history.is_write))
-        | _mark(history, history.file_of_calls(transfers))
+        _mark(history, outside(history.met, history.is_read | history.is_transfer))
+        | _mark(
+            history,
+            outside(
+                history.added,
+                history.is_read | history.is_transfer | history.is_advice | history.is_write,
+            ),
+        )
+        | _mark(history, history.file_of_calls(at_unknown))
     )
+
+
+def _transfers(history: History) -> NDArray[np.int64]:
+    return np.flatnonzero(history.is_transfer)
 
 
 def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]) -> Flags:
