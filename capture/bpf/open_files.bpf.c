@@ -113,6 +113,8 @@ enum { SYNC, ASYNC, ORDER };                         /* decisions */
 #define RING_CALL 12                                 /* `call` of a read through io_uring */
 #define NOT_THERE 15                                 /* of a call's arguments: it has none of that kind */
 #define POINTER 8                                    /* of its position: it is pointed to, or NULL */
+#define VECTOR 8                                     /* of its size: pieces of a vector, argument before */
+#define PIECES 64                                    /* of a vector, that are added up */
 
 struct call {
 	__u8 number; /* 0 = this system call is not looked at */
@@ -461,6 +463,29 @@ static __always_inline __u64 argument(struct pt_regs *regs, __u8 which)
 	return -1;
 }
 
+/* Bytes that a call asks for; of a vector of many pieces, or one that cannot be looked at, none are known. */
+static __always_inline __u64 asked(struct pt_regs *regs, __u8 which)
+{
+	__u64 piece[2], vector, pieces, i, sum = 0;
+
+	if (which == NOT_THERE)
+		return -1;
+	if (!(which & VECTOR))
+		return argument(regs, which);
+	pieces = argument(regs, which & 7);
+	vector = argument(regs, (which & 7) - 1);
+	if (pieces > PIECES)
+		return -1;
+	for (i = 0; i < PIECES; i++) {
+		if (i >= pieces)
+			break;
+		if (bpf_probe_read_user(piece, sizeof(piece), (void *)(vector + 16 * i)))
+			return -1;
+		sum += piece[1];
+	}
+	return sum;
+}
+
 static __always_inline __s64 position(struct pt_regs *regs, __u8 which, struct file *file)
 {
 	__s64 pos = -1;
@@ -519,7 +544,7 @@ int BPF_PROG(read_call, struct pt_regs *regs, long id)
 	if (state.shed >> READS & 1)
 		return 0;
 	record.pos = position(regs, call->pos, file);
-	record.count = call->count == NOT_THERE ? -1 : argument(regs, call->count);
+	record.count = asked(regs, call->count);
 	ra = RA_OF(file);
 	record.prev_pos = ra->prev_pos;
 	record.ra_pages = ra->ra_pages;

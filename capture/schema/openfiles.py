@@ -41,7 +41,7 @@ EVENTS = (
                   "8 copy_file_range, 9 readahead, 10 fadvise64, 11 mmap, 12 io_uring (the row is of its completion, `count` are the bytes read)"),
            Column("fd", "i32", "descriptor"),
            Column("pos", "i64", "where in the file", "bytes"),
-           Column("count", "u64", "bytes asked for, 2^64 - 1 where that is not an argument", "bytes"),
+           Column("count", "u64", "bytes asked for, 2^64 - 1 where that is not known: vectors of more than 64 pieces", "bytes"),
            *_OPEN_FILE,
            Column("prev_pos", "i64", "byte after the previous read, -1 if none", "bytes")),
     event("open_files", "file_readahead", "a readahead decision, by open file (with --open-files); state before it",

@@ -45,6 +45,8 @@ TABLES = (
 )
 """Tables from which the demand comes; none of them holds a decision."""
 
+_WITH_FLAGS = (sc.FADVISE, sc.READ, sc.PREAD)
+
 Columns = dict[str, NDArray[Any]]
 
 
@@ -52,7 +54,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     """The demand of one capture.
 
     - ``ops``: one row per operation on a stream, sorted by (ts, task): ts, end (ns), task, stream, kind, pos,
-    count, ret (bytes; count and pos of a FAULT are its page), advice; - ``streams``: one row per open file
+    count, ret (bytes; count and pos of a FAULT are its page), advice (of a READ: its RWF_ flags, -1 = none); - ``streams``: one row per open file
     description that read a file through the page cache or advised on one, in order of opening, then one per
     file that was read through a mapping; - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the
     others use; - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
@@ -133,7 +135,7 @@ def _ops(history: History) -> Columns:
         "pos": (history.pos[use], faults.index << PAGE_SHIFT),
         "count": (history.count[use], zeros + (1 << PAGE_SHIFT)),
         "ret": (_moved(history)[use], zeros),
-        "advice": (np.where(calls.code[use] == sc.FADVISE, calls.c[use], -1), zeros - 1),
+        "advice": (np.where(np.isin(calls.code[use], _WITH_FLAGS), calls.c[use], -1), zeros - 1),
     }
     joined = {name: np.concatenate(columns) for name, columns in parts.items()}
     order = np.lexsort((joined["kind"], joined["task"], joined["ts"]))

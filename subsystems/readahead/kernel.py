@@ -309,6 +309,22 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
 
 
 @njit(cache=True, nogil=True)
+def refused_batch(cache, files, stream, index, last_index, log):  # type: ignore[no-untyped-def]
+    """The batch at page ``index`` that ends a read which does not wait (RWF_NOWAIT): readahead is started, the
+    page is not there yet.
+    """
+    file = np.uint64(files.file[np.uint64(stream)])
+    at = cache.base[file] + np.uint64(index)
+    if cache.start[at] == ABSENT:
+        _synchronous(cache, files, stream, index, last_index - index, log)
+    if cache.start[at] == ABSENT:
+        return
+    folio = np.int64(cache.start[at])
+    if cache.mark[cache.base[file] + np.uint64(folio)] != 0:
+        _asynchronous(cache, files, stream, folio, np.int64(cache.order[at]), last_index - folio, log)
+
+
+@njit(cache=True, nogil=True)
 def finish_read(cache: PageCache, files: OpenFiles, stream: int, pos: int, ret: int) -> None:
     """The end of a read call that began at byte ``pos`` and returned ``ret`` bytes: remembers where it ended.
 
@@ -384,5 +400,6 @@ __all__ = [
     "new_log",
     "open_files",
     "read_batch",
+    "refused_batch",
     "set_ra",
 ]

@@ -10,10 +10,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
-from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch
+from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch, refused_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, page_cache
 from hindsight.subsystems.readahead.transfers import transfer
 from hindsight.subsystems.readahead.state import DECISION_TABLES, FADV_WILLNEED, Log, new_log, open_files
+
+RWF_NOWAIT = 8
+"""Flag of preadv2: pages that are not there yet are not waited for (include/uapi/linux/fs.h)."""
+EAGAIN = 11
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -31,14 +35,20 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, device_ra, log, fi
             asked = count[op] if count[op] > ret[op] else ret[op]
             # A read whose return was not recorded is taken to have got all that it asked for.
             got = ret[op] if ret[op] > d.NO_RESULT else asked
-            end = min(pos[op] + got, size)
-            if got <= 0 or pos[op] >= end:
+            impatient = advice[op] >= 0 and advice[op] & RWF_NOWAIT != 0
+            if impatient and got == -EAGAIN:
+                got = 0
+            elif got <= 0:
                 continue
-            index = pos[op] >> PAGE_SHIFT
-            beyond = (end - 1 >> PAGE_SHIFT) + 1
+            end = min(pos[op] + got, size)
             last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
-            while index < beyond:
-                index = np.int64(read_batch(cache, files, s, index, last_index, log))
+            if got > 0 and pos[op] < end:
+                index = pos[op] >> PAGE_SHIFT
+                beyond = (end - 1 >> PAGE_SHIFT) + 1
+                while index < beyond:
+                    index = np.int64(read_batch(cache, files, s, index, last_index, log))
+            if impatient and end < min(pos[op] + asked, size):
+                refused_batch(cache, files, s, end >> PAGE_SHIFT, last_index, log)
             finish_read(cache, files, s, pos[op], end - pos[op])
         elif kind[op] == d.TRANSFER or kind[op] == d.COPY:
             if ret[op] > 0 and count[op] >= 0:

@@ -46,6 +46,7 @@ REPLAYED = frozenset({TRANSFERRED})
 
 Flags = NDArray[np.bool_]
 Columns = dict[str, NDArray[Any]]
+_KNOWN_FLAGS = 1 | 8  # RWF_HIPRI, RWF_NOWAIT (include/uapi/linux/fs.h)
 _ADDED, _DELETED, _MET = range(3)
 
 
@@ -142,7 +143,8 @@ def _unknown_state(history: History) -> Flags:
     found = d.found[chosen]
     earlier = (found == -2) | ((found >= 0) & (history.found_pos[np.maximum(found, 0)] != 0))
     reads = history.is_read & (history.stream >= 0) & (history.calls.ret > 0)
-    wrong = reads & ((history.pos < 0) | ((history.calls.code == sc.PREAD) & (history.calls.c > 0)))
+    flags = np.maximum(history.calls.c, 0) * np.isin(history.calls.code, (sc.READ, sc.PREAD))
+    wrong = reads & ((history.pos < 0) | ((flags & ~_KNOWN_FLAGS) != 0))
     # Every batch of a read lies in it and shows its last page (counts of vectors come from there).
     use = np.flatnonzero(history.inside(history.met, reads))
     call = history.met.call[use]

@@ -26,6 +26,7 @@ _hindsight() {
             /lab/device/list) path+=/$word ;;
             /lab/device/remove) path+=/$word ;;
             /lab/workloads) path+=/$word ;;
+            /lab/fuzz-readahead) path+=/$word ;;
             /pipeline) path+=/$word ;;
             /pipeline/ingest) path+=/$word ;;
             /pipeline/featurize) path+=/$word ;;
@@ -166,7 +167,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='record-sample device workloads'
+                words='-h --help'; values='record-sample device workloads fuzz-readahead'
                 files=
             } ;;
         '/lab/record-sample')
@@ -221,6 +222,22 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help'; values=''
+                files=
+            } ;;
+        '/lab/fuzz-readahead')
+            case "$prev" in
+                --seed) values=''; words=- ;;
+                --seeds) values=''; words=- ;;
+                --ways) values=''; words=- ;;
+                --read-ahead-kb) values=''; words=- ;;
+                --filesystem) values=''; words=- ;;
+                --tasks) values=''; words=- ;;
+                --directory) files=1; words=- ;;
+                --load) files=1; words=- ;;
+                --keep) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --seed --seeds --ways --list-ways --read-ahead-kb --filesystem --tasks --evict --directory --plan --load --shrink --keep --no-open-files --json'; values=''
                 files=
             } ;;
         '/pipeline')
