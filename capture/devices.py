@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 Device = tuple[int, int]
 """A device as (major, minor)."""
+_JOURNALS_DATA = "data=journal"
 
 
 class Mount(NamedTuple):
@@ -20,6 +21,13 @@ class Mount(NamedTuple):
     fstype: str
     number: int = 0
     source: str = ""
+    journals_data: bool = False
+    """ext3 and ext4: all data goes through the journal (``data=journal``)."""
+
+    @property
+    def kind(self) -> str:
+        """The file system as the table of devices names it."""
+        return f"{self.fstype},{_JOURNALS_DATA}" if self.journals_data else self.fstype
 
 
 def unescape(text: str) -> str:
@@ -34,9 +42,10 @@ def mounts(pid: int | str = "self") -> list[Mount]:
     for line in text.splitlines():
         words = line.split(" ")
         major, minor = words[2].split(":")
-        fstype, source = words[words.index("-") + 1 :][:2]
+        fstype, source, options = words[words.index("-") + 1 :][:3]
+        journals = _JOURNALS_DATA in options.split(",")
         device, root, where = (int(major), int(minor)), unescape(words[3]), Path(unescape(words[4]))
-        found.append(Mount(device, root, where, fstype, int(words[0]), unescape(source)))
+        found.append(Mount(device, root, where, fstype, int(words[0]), unescape(source), journals))
     return found
 
 
@@ -83,7 +92,7 @@ def device_facts(extra: tuple[Device, ...] = ()) -> list[dict[str, object]]:
         if pool is not None:
             pools[mount.device] = pool
         if pool is not None or is_block(mount.device):
-            fstypes[mount.device] = mount.fstype
+            fstypes[mount.device] = mount.kind
     rows: list[dict[str, object]] = []
     for device in sorted(fstypes):
         if device in pools:

@@ -57,7 +57,7 @@ FACTS = (
     Table("devices", (
         Column("dev_major", "u32", "block device, major number"),
         Column("dev_minor", "u32", "block device, minor number"),
-        Column("fstype", "str", "file system mounted on it, empty if none"),
+        Column("fstype", "str", "file system mounted on it, empty if none; with `,data=journal` where data goes through the journal: there are no large folios then"),
         Column("read_ahead_kb", "u32", "readahead limit of the device when recording began", "KiB"),
         Column("max_sectors_kb", "u32", "largest request", "KiB"),
         Column("optimal_io_size", "u32", "the device's own optimum", "bytes"),
