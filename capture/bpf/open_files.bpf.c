@@ -69,9 +69,19 @@ struct kmem_cache {
 struct kiocb {
 	long long ki_pos;
 };
+struct io_cqe {
+	int fd;
+};
 struct io_kiocb {
 	struct file *file;
 	__u8 opcode;
+	__u64 flags;
+	struct io_cqe cqe;
+};
+struct io_rw {
+	struct kiocb kiocb;
+	__u64 addr;
+	__u32 len;
 };
 struct io_uring_cqe {
 	__s32 res;
@@ -104,6 +114,8 @@ extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym;
 #define IORING_OP_READ_FIXED 4
 #define IORING_OP_READ 22
 #define IORING_OP_READV_FIXED 60
+#define IOSQE_FIXED_FILE 1                           /* of a table of files, not by descriptor */
+#define IOSQE_ASYNC 16                               /* a worker reads */
 #define MINOR_BITS 20
 #define BPF_F_CURRENT_CPU 0xffffffffULL
 
@@ -463,17 +475,11 @@ static __always_inline __u64 argument(struct pt_regs *regs, __u8 which)
 	return -1;
 }
 
-/* Bytes that a call asks for; of a vector of many pieces, or one that cannot be looked at, none are known. */
-static __always_inline __u64 asked(struct pt_regs *regs, __u8 which)
+/* Bytes of a vector; of one of many pieces, or one that cannot be looked at, they are not known. */
+static __always_inline __u64 bytes_of(__u64 vector, __u64 pieces)
 {
-	__u64 piece[2], vector, pieces, i, sum = 0;
+	__u64 piece[2], i, sum = 0;
 
-	if (which == NOT_THERE)
-		return -1;
-	if (!(which & VECTOR))
-		return argument(regs, which);
-	pieces = argument(regs, which & 7);
-	vector = argument(regs, (which & 7) - 1);
 	if (pieces > PIECES)
 		return -1;
 	for (i = 0; i < PIECES; i++) {
@@ -484,6 +490,15 @@ static __always_inline __u64 asked(struct pt_regs *regs, __u8 which)
 		sum += piece[1];
 	}
 	return sum;
+}
+
+static __always_inline __u64 asked(struct pt_regs *regs, __u8 which)
+{
+	if (which == NOT_THERE)
+		return -1;
+	if (!(which & VECTOR))
+		return argument(regs, which);
+	return bytes_of(argument(regs, (which & 7) - 1), argument(regs, which & 7));
 }
 
 static __always_inline __s64 position(struct pt_regs *regs, __u8 which, struct file *file)
@@ -555,10 +570,57 @@ int BPF_PROG(read_call, struct pt_regs *regs, long id)
 	return 0;
 }
 
+static __always_inline bool ring_reads(__u8 opcode)
+{
+	return opcode == IORING_OP_READV || opcode == IORING_OP_READ_FIXED || opcode == IORING_OP_READ ||
+	       opcode == IORING_OP_READV_FIXED;
+}
+
 /*
- * A read that was asked for through io_uring, when it is complete: the open file of a request may be known
- * no earlier. A request begins with its kiocb.
+ * A read that is asked for through io_uring, as it is submitted. It has no file yet: its descriptor is looked
+ * up as the kernel will in a moment. A request begins with its io_rw, that with its kiocb.
  */
+SEC("tp_btf/io_uring_submit_req")
+int BPF_PROG(ring_asked, void *request)
+{
+	struct io_kiocb *req = bpf_rdonly_cast(request, bpf_core_type_id_kernel(struct io_kiocb));
+	struct io_rw *rw = bpf_rdonly_cast(request, bpf_core_type_id_kernel(struct io_rw));
+	struct read record = { .head = { .type = READS } };
+	__u64 who = bpf_get_current_pid_tgid();
+	struct file_ra_state *ra;
+	struct naming name = {};
+	struct file *file;
+	__u64 key;
+
+	if (!state.recording || !wanted((__u32)who) || !ring_reads(req->opcode))
+		return 0;
+	if (req->flags & (IOSQE_FIXED_FILE | IOSQE_ASYNC))
+		return 0;
+	record.fd = req->cqe.fd;
+	key = (__u64)file_of(bpf_get_current_task_btf(), record.fd);
+	if (!key)
+		return 0;
+	file = AS_FILE((void *)key);
+	if (!identify(file, record.fd, AT_USE, (__u32)who, who >> 32, &name) || state.shed >> READS & 1)
+		return 0;
+	record.head.pid = (__u32)who;
+	record.head.ordinal = name.ordinal;
+	record.pos = rw->kiocb.ki_pos == -1 ? file->f_pos : rw->kiocb.ki_pos;
+	if (req->opcode == IORING_OP_READV || req->opcode == IORING_OP_READV_FIXED)
+		record.count = bytes_of(rw->addr, rw->len);
+	else
+		record.count = rw->len;
+	ra = RA_OF(file);
+	record.prev_pos = ra->prev_pos;
+	record.ra_pages = ra->ra_pages;
+	record.flags = file->f_flags;
+	record.mode = file->f_mode;
+	record.call = RING_CALL;
+	emit(&record, READ_BYTES);
+	return 0;
+}
+
+/* The same of a file that has no descriptor, or of a read by a worker: when it is complete. */
 SEC("tp_btf/io_uring_complete")
 int BPF_PROG(ring_read, void *ring, void *request, struct io_uring_cqe *cqe)
 {
@@ -575,8 +637,7 @@ int BPF_PROG(ring_read, void *ring, void *request, struct io_uring_cqe *cqe)
 	if (!state.recording || !request || !wanted((__u32)who))
 		return 0;
 	opcode = req->opcode;
-	if (opcode != IORING_OP_READV && opcode != IORING_OP_READ_FIXED && opcode != IORING_OP_READ &&
-	    opcode != IORING_OP_READV_FIXED)
+	if (!ring_reads(opcode) || !(req->flags & (IOSQE_FIXED_FILE | IOSQE_ASYNC)))
 		return 0;
 	moved = cqe->res;
 	file = AS_FILE(req->file);

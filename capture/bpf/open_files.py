@@ -27,7 +27,7 @@ _DEVICES = 16
 _PIDS = 1 << 22
 _ITERATOR = "found_open"
 _DECISIONS = ("sync_decision", "async_decision", "order_decision")
-_OPTIONAL = (*_DECISIONS, "ring_read")
+_OPTIONAL = (*_DECISIONS, "ring_asked", "ring_read")
 """Programs whose tracepoints a kernel may lack."""
 _LEARN_S = 2.0
 _FILE_NR = Path("/proc/sys/fs/file-nr")

@@ -38,7 +38,7 @@ EVENTS = (
            "a call that reads a file, or tells the kernel to, began (with --open-files); state before it",
            _ORDINAL,
            Column("call", "u8", "1 read, 2 pread64, 3 readv, 4 preadv, 5 preadv2, 6 sendfile64, 7 splice, "
-                  "8 copy_file_range, 9 readahead, 10 fadvise64, 11 mmap, 12 io_uring (the row is of its completion, `count` are the bytes read)"),
+                  "8 copy_file_range, 9 readahead, 10 fadvise64, 11 mmap, 12 io_uring (of a registered file or a read by a worker the row is of its completion, `fd` is -1 and `count` are the bytes read)"),
            Column("fd", "i32", "descriptor"),
            Column("pos", "i64", "where in the file", "bytes"),
            Column("count", "u64", "bytes asked for, 2^64 - 1 where that is not known: vectors of more than 64 pieces", "bytes"),

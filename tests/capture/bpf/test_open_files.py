@@ -222,6 +222,8 @@ def test_each_call_says_where_it_reads(
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         os.pread(fd, 21, 90)
         mmap.mmap(fd, 4096, prot=mmap.PROT_READ, offset=8192).close()
+        os.preadv(fd, [bytearray(2)] * 3, 100)
+        os.preadv(fd, [bytearray(1)] * 70, 110)  # too many pieces
         os.read(read_end, 5)  # a pipe has no pages
 
     buffer = ctypes.create_string_buffer(8)
@@ -244,10 +246,11 @@ def test_each_call_says_where_it_reads(
     ]
     wrapped = seen[4][0]  # which of the two Python uses is its choice
     assert wrapped in ("preadv", "preadv2") and seen == [
-        ("read", 0, 10), ("pread64", 20, 11), ("readv", 10, none), ("preadv", 33, none), (wrapped, 34, none),
-        ("preadv2", 15, none), ("sendfile64", 40, 12), ("sendfile64", 19, 13), ("splice", 50, 14),
+        ("read", 0, 10), ("pread64", 20, 11), ("readv", 10, 5), ("preadv", 33, 4), (wrapped, 34, 1),
+        ("preadv2", 15, 4), ("sendfile64", 40, 12), ("sendfile64", 19, 13), ("splice", 50, 14),
         ("splice", 32, 15), ("copy_file_range", 60, 16), ("readahead", 70, 17), ("fadvise64", 4096, 18),
         ("pread64", 80, 19), ("fadvise64", 0, 0), ("pread64", 90, 21), ("mmap", 8192, 4096),
+        (wrapped, 100, 6), (wrapped, 110, none),
     ]  # fmt: skip
     # POSIX_FADV_RANDOM and SEQUENTIAL, in the state that the kernel keeps.
     after = {
