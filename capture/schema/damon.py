@@ -5,7 +5,12 @@ from __future__ import annotations
 from hindsight.capture.schema.table import Column, event
 
 _REGION = (
-    Column("start", "u64", "first byte: address in the process, or physical where DAMON watches the host", "bytes"),
+    Column(
+        "start",
+        "u64",
+        "first byte: address in the process, or physical where DAMON watches the host",
+        "bytes",
+    ),
     Column("end", "u64", "byte after the last", "bytes"),
     Column("nr_accesses", "u32", "samples of the aggregation interval in which it was accessed"),
     Column("age", "u32", "aggregation intervals for which it was like that"),

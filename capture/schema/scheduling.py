@@ -9,7 +9,9 @@ _PRIO = Column("prio", "i32", "its priority: 0–99 real time, 100–139 the oth
 
 
 def _wakeup(name: str, meaning: str) -> Table:
-    return event("sched", name, meaning, _TARGET, _PRIO, Column("target_cpu", "i32", "processor that it will run on"))
+    return event(
+        "sched", name, meaning, _TARGET, _PRIO, Column("target_cpu", "i32", "processor that it will run on")
+    )
 
 
 EVENTS = (

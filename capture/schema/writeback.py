@@ -14,7 +14,9 @@ _RATE = "pages/s times the page size in KiB"
 _WORK = (
     _NAME,
     Column("nr_pages", "i64", "pages to write", "pages"),
-    Column("sb_dev_major", "u32", "device of the one file system that is meant, 0:0 = all of the backing device"),
+    Column(
+        "sb_dev_major", "u32", "device of the one file system that is meant, 0:0 = all of the backing device"
+    ),
     Column("sb_dev_minor", "u32", "the same, minor number"),
     Column("sync_mode", "i32", "1 = wait for it (sync)"),
     Column("for_kupdate", "i32", "because of age"),

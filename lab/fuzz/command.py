@@ -56,7 +56,9 @@ def configure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     sub.add_argument(
         "--keep", type=Path, metavar="DIR", help="leave what differs there: plan, recording, dataset"
     )
-    sub.add_argument("--no-open-files", action="store_true", help="tell open files apart by system calls alone")
+    sub.add_argument(
+        "--no-open-files", action="store_true", help="tell open files apart by system calls alone"
+    )
     sub.add_argument("--json", action="store_true", help="a line of JSON for each, and one for the total")
     sub.set_defaults(run=run)
 

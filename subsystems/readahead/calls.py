@@ -17,13 +17,17 @@ Tables = Mapping[str, Columns]
 
 (
     READ, PREAD, WRITE, PWRITE, OPEN, CLOSE, CLOSE_RANGE, DUP, DUP2, FCNTL, SEEK, FADVISE, READAHEAD,
-    TRUNCATE, TRANSFER, UNSHARE, RING, COPY,
-) = range(18)  # fmt: skip
+    TRUNCATE, TRANSFER, UNSHARE, RING, COPY, RING_READ,
+) = range(19)  # fmt: skip
 
 UNKNOWN = np.int64(-1)
 """An argument, a result or a position that is not known."""
 NO_RESULT = np.int64(-(1 << 62))
 """Result of a call whose return was not recorded."""
+
+
+RING_READ_CALL = 12
+"""``call`` of the rows of ``file_reads`` that are reads of an io_uring."""
 
 
 class _Layout(NamedTuple):
@@ -172,13 +176,43 @@ def collect(tables: Tables, pids: NDArray[np.int64], last_ns: int) -> Calls:
     ret[first[paired]] = merged["ret"][second[paired]]
     task = np.searchsorted(pids, enter["pid"]).astype(np.int64)
     codes = np.array([layout.code for layout in _LAYOUTS.values()], np.int64)
-    final = np.lexsort((task, enter["ts"]))
     code = codes[enter["name"]]
     # preadv2 at offset -1 reads at the file position.
     code = np.where((code == PREAD) & (enter["b"] == -1), READ, code)
-    return Calls(
-        *(
-            np.ascontiguousarray(x[final])
-            for x in (enter["ts"], end, task, code, enter["fd"], enter["a"], enter["b"], enter["c"], ret)
-        )
-    )
+    columns = (enter["ts"], end, task, code, enter["fd"], enter["a"], enter["b"], enter["c"], ret)
+    return _sorted(_with_ring_reads(_sorted(Calls(*columns)), tables, pids))
+
+
+def _sorted(calls: Calls) -> Calls:
+    order = np.lexsort((calls.task, calls.ts))
+    return Calls(*(np.ascontiguousarray(column[order]) for column in calls))
+
+
+def _with_ring_reads(calls: Calls, tables: Tables, pids: NDArray[np.int64]) -> Calls:
+    """Reads that were submitted to an io_uring (``file_reads``), in place of the io_uring_enter(2) that did.
+
+    The first one lasts from the entry to the second, the last one to the return. ``c``: the ordinal of the
+    io_uring_enter within the capture. Reads that a kernel thread submitted are left out.
+    """
+    rows = tables.get("file_reads")
+    if rows is None or len(rows["ts"]) == 0:
+        return calls
+    use = (integers(rows["call"]) == RING_READ_CALL) & (integers(rows["fd"]) >= 0)
+    use &= np.isin(integers(rows["pid"]), pids)
+    ts, pid, fd, pos, count = (integers(rows[c])[use] for c in ("ts", "pid", "fd", "pos", "count"))
+    task = np.searchsorted(pids, pid).astype(np.int64)
+    rings = np.flatnonzero(calls.code == RING)
+    inside = span_of(task, ts, calls.task[rings], calls.ts[rings], calls.end[rings])
+    known = inside >= 0
+    enter = rings[np.maximum(inside, 0)][known] if len(rings) else np.zeros(0, np.int64)
+    ts, task, fd, pos, count = (x[known] for x in (ts, task, fd, pos, count))
+    order = np.lexsort((ts, enter))
+    ts, task, fd, pos, count, enter = (x[order] for x in (ts, task, fd, pos, count, enter))
+    last = np.append(enter[1:] != enter[:-1], True) if len(enter) else np.zeros(0, np.bool_)
+    begin = np.where(np.append(True, last[:-1]) if len(enter) else last, calls.ts[enter], ts)
+    end = np.where(last, calls.end[enter], np.append(begin[1:], 0) - 1)
+    code = np.full(len(ts), RING_READ)
+    kept = np.ones(len(calls.ts), np.bool_)
+    kept[enter] = False
+    reads = Calls(begin, end, task, code, fd, count, pos, enter, count)
+    return Calls(*(np.concatenate([old[kept], new]) for old, new in zip(calls, reads, strict=True)))

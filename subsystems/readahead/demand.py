@@ -54,10 +54,12 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     """The demand of one capture.
 
     - ``ops``: one row per operation on a stream, sorted by (ts, task): ts, end (ns), task, stream, kind, pos,
-    count, ret (bytes; count and pos of a FAULT are its page), advice (of a READ: its RWF_ flags, -1 = none); - ``streams``: one row per open file
-    description that read a file through the page cache or advised on one, in order of opening, then one per
-    file that was read through a mapping; - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the
-    others use; - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
+      count, ret (bytes; count and pos of a FAULT are its page), advice (of a READ: its RWF_ flags, or -1),
+      together (a number that the reads of one io_uring_enter(2) have in common, -1 of others);
+    - ``streams``: one row per open file description that read a file through the page cache or advised on
+      one, in order of opening, then one per file that was read through a mapping;
+    - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the others use;
+    - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
 
     Raises ConfigurationError if the tables hold no system calls.
     """
@@ -119,7 +121,7 @@ def _others(history: History) -> Columns:
 
 
 def _ops(history: History) -> Columns:
-    kind_of = np.full(int(sc.COPY) + 1, -1, np.int64)
+    kind_of = np.full(int(sc.RING_READ) + 1, -1, np.int64)
     for code, kind in KIND_OF_CALL.items():
         kind_of[code] = kind
     calls, faults = history.calls, history.faults
@@ -135,6 +137,7 @@ def _ops(history: History) -> Columns:
         "pos": (history.pos[use], faults.index << PAGE_SHIFT),
         "count": (history.count[use], zeros + (1 << PAGE_SHIFT)),
         "ret": (_moved(history)[use], zeros),
+        "together": (np.where(calls.code[use] == sc.RING_READ, calls.c[use], -1), zeros - 1),
         "advice": (np.where(np.isin(calls.code[use], _WITH_FLAGS), calls.c[use], -1), zeros - 1),
     }
     joined = {name: np.concatenate(columns) for name, columns in parts.items()}

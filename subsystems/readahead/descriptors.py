@@ -28,6 +28,7 @@ from hindsight.subsystems.readahead.calls import (
     OPEN,
     PREAD,
     READ,
+    RING_READ,
     SEEK,
     TRANSFER,
     UNSHARE,
@@ -245,7 +246,7 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
             if code == WRITE and files.flags[which] >= 0 and files.flags[which] & O_APPEND:
                 files.pos[which] = -1
             at[call] = files.pos[which]
-            if ret == NO_RESULT or code == TRANSFER or code == COPY:
+            if ret == NO_RESULT or code in (TRANSFER, COPY):
                 # Whether a transfer moves the position hangs on a pointer that is not recorded.
                 files.pos[which] = -1
             elif ret > 0 and files.pos[which] >= 0:
@@ -273,9 +274,9 @@ def _walk(timeline, calls, slots, leader, tables, users, files, name_of, found_p
             if duplicate >= 0:
                 files.references[which] += 1
                 _set(tables, files, table, np.searchsorted(slots, duplicate), which, on_exec, ts)
-            if code == PREAD:
+            if code in (PREAD, RING_READ):
                 at[call] = calls.b[call]
-        if code in (READ, PREAD) and ret > 0 and files.name[which] >= -1:
+        if code in (READ, PREAD, RING_READ) and ret > 0 and files.name[which] >= -1:
             # The first read names the stream: an opener may execute something else, or pass the file on.
             files.name[which] = -2 - name_of[process]
             files.process[which] = process

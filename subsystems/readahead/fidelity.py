@@ -28,6 +28,7 @@ _RECORDED_AS = {"req": ("req_count", "nr_to_read"), "async_size": ("async_size",
 _PREV_POS = FIELDS.index("prev_pos")
 _INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 _UNATTRIBUTED, _APART = -1, -2
+_ACTING = (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY, d.RING_READ)
 _LARGEST_ALIGNMENT = 1 << 24
 
 
@@ -122,7 +123,7 @@ def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -
     known = place < len(tasks["pid"])
     known[known] = tasks["pid"][place[known]] == rows["pid"][known]
     task = np.where(known, place, -1)
-    acting = np.flatnonzero(np.isin(ops["kind"], (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY)))
+    acting = np.flatnonzero(np.isin(ops["kind"], _ACTING))
     span = span_of(
         task, rows["ts"], ops["task"][acting].astype(np.int64), ops["ts"][acting], ops["end"][acting]
     )
@@ -144,6 +145,17 @@ def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -
         silent = (task < 0) | (tasks["calls"][np.maximum(task, 0)] == 0)
     unattributed = ~inside & (orphan | silent)
     return np.where(same_file, op, np.where(unattributed, _UNATTRIBUTED, _APART))
+
+
+def _groups(ops: Columns) -> NDArray[np.int64]:
+    """Of each operation the first of those that it was submitted with: what each of them decided, no trace
+    tells apart.
+    """
+    result = np.arange(len(ops["ts"]))
+    together = np.flatnonzero(ops["together"] >= 0)
+    _, first, inverse = np.unique(ops["together"][together], return_index=True, return_inverse=True)
+    result[together] = together[first][np.asarray(inverse).reshape(-1)]
+    return result
 
 
 def _streams_of_faults(
@@ -177,11 +189,13 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
     streams = demand["streams"]
     rows = _recorded_rows(recorded)
     place = _places(rows, demand)
+    place = np.where(place >= 0, _groups(demand["ops"])[np.maximum(place, 0)], place)
     attributed = np.flatnonzero(place >= 0)
     attributed = attributed[np.argsort(place[attributed], kind="stable")]
     r_keys = np.stack([rows[f][attributed] for f in FIELDS], axis=1)
     e_keys = np.stack([emitted[f].astype(np.int64) for f in FIELDS], axis=1)
-    r_op, e_op = place[attributed], emitted["op"].astype(np.int64)
+    group = _groups(demand["ops"])
+    r_op, e_op = place[attributed], group[emitted["op"].astype(np.int64)]
     r_hit, e_hit = np.zeros(len(r_op), np.bool_), np.zeros(len(e_op), np.bool_)
     _align_all(r_keys, r_op, e_keys, e_op, r_hit, e_hit)
 

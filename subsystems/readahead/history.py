@@ -27,7 +27,7 @@ class Files:
     """Ordinals of the files (device, inode) that occur in any table, in order of device and inode."""
 
     def __init__(self, tables: Tables) -> None:
-        names = (*events.PAGE_TABLES, "descriptors", "files")
+        names = (*events.PAGE_TABLES, "descriptors", "files", "opens")
         present = {n: t for n in names if (t := events.columns_of(tables, n)) is not None}
         key_columns = ("s_dev_major", "s_dev_minor", "i_ino")
         parts = [np.stack([t[c].astype(np.uint64) for c in key_columns], axis=1) for t in present.values()]
@@ -39,6 +39,11 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def places(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ordinals of files by (major, minor, inode), shape (K, 3); -1 for files that do not occur."""
+        place_of = {tuple(key): i for i, key in enumerate(self.keys.tolist())}
+        return np.array([place_of.get(tuple(key), -1) for key in keys.tolist()], np.int64)
 
 
 class PageRows:
@@ -79,7 +84,9 @@ class History:
         self.descriptions: Descriptions
         followed, of, at = follow(walk, calls, leader, *found)
         told = merge(tables, calls, self.pids, self.names.first, followed, of)
-        self.descriptions, self.of, self.told = told.descriptions, told.of, told.sure
+        self.descriptions, self.of = told.descriptions, told.of
+        self.told = self.files.places(told.files)
+        """(D,) the file of each description as the kernel told it, -1 = it did not."""
         at = np.where(told.pos >= 0, told.pos, at)
         self.found_pos = integers(look["pos"]) if look else np.zeros(1, np.int64)
 
@@ -92,11 +99,13 @@ class History:
         self.is_dontneed = (code == sc.FADVISE) & (calls.c == FADV_DONTNEED)
         self.is_write = np.isin(code, (sc.WRITE, sc.PWRITE))
         self.is_transfer = np.isin(code, (sc.TRANSFER, sc.COPY))
-        self.is_reader = self.is_read | self.is_advice | self.is_transfer
+        self.is_ring = code == sc.RING_READ
+        self.is_reader = self.is_read | self.is_advice | self.is_transfer | self.is_ring
         self._tie_files()
         at_position = (code == sc.READ) | self.is_transfer
-        self.pos = np.where(at_position, at, np.where(self.is_read | self.is_advice, calls.b, -1))
-        self.count = np.where(told.count >= 0, told.count, calls.a)
+        by_offset = self.is_read | self.is_advice | self.is_ring
+        self.pos = np.where(at_position, at, np.where(by_offset, calls.b, -1))
+        self.count = np.where(told.asked >= 0, told.asked, calls.a)
         self._count_vectors()
         self._choose_streams()
 
@@ -121,15 +130,18 @@ class History:
         if look is not None:
             at = np.flatnonzero(self.descriptions.found >= 0)
             low[at] = high[at] = look[self.descriptions.found[at]]
+        told = self.told >= 0
         for rows, which in (
             (self.met, self.is_read | self.is_transfer),
             (self.added, self.is_advice | self.is_write),
             (self.deleted, self.is_dontneed),
         ):
             use = self.inside(rows, which) & ~metadata[rows.file]
+            use[use] = ~told[self.of[rows.call[use]]]
             of = self.of[rows.call[use]]
             np.minimum.at(low, of, rows.file[use])
             np.maximum.at(high, of, rows.file[use])
+        low[told] = high[told] = self.told[told]
         self.file_of = high
         """(D,) ordinal of each description's file, -1 = none known."""
         self.ambiguous = (high >= 0) & (low != high)

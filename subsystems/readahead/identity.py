@@ -34,8 +34,9 @@ _CODES = {
     "copy_file_range": (sc.COPY,),
     "readahead": (sc.READAHEAD,),
     "fadvise64": (sc.FADVISE,),
+    "io_uring": (sc.RING_READ,),
 }
-_FILE = ("s_dev_major", "s_dev_minor", "i_ino")
+FILE = ("s_dev_major", "s_dev_minor", "i_ino")
 Ordinals = NDArray[np.int64]
 Columns = dict[str, NDArray[Any]]
 
@@ -70,7 +71,7 @@ def rows_of_calls(tables: Tables, calls: Calls, pids: NDArray[np.int64]) -> NDAr
     order = np.lexsort((calls.end, calls.task))
     at = _first_not_before(calls.task[order], calls.end[order], task, integers(rows["ts"]))
     call = order[np.minimum(at, len(order) - 1)]
-    code = np.zeros((len(FILE_READ_CALLS) + 1, int(sc.COPY) + 1), np.bool_)
+    code = np.zeros((len(FILE_READ_CALLS) + 1, int(sc.RING_READ) + 1), np.bool_)
     for number, name in enumerate(FILE_READ_CALLS, 1):
         code[number, list(_CODES.get(name, ()))] = True
     kind = np.minimum(integers(rows["call"]), len(FILE_READ_CALLS))
@@ -107,7 +108,7 @@ def of_decisions(tables: Tables, name: str) -> Ordinals:
         return found
     use = integers(rows["kind"]) == READAHEAD_KINDS.index(name)
     rows = {column: values[use] for column, values in rows.items()}
-    columns = ("pid", *_FILE, "index")
+    columns = ("pid", *FILE, "index")
     both = np.stack([np.r_[integers(table[c]), integers(rows[c])] for c in columns], axis=1)
     _, key = np.unique(both, axis=0, return_inverse=True)
     key = np.asarray(key).reshape(-1)
@@ -167,7 +168,7 @@ def of_unbounded(tables: Tables, calls: Calls, of_call: Ordinals, pids: NDArray[
     before = _first_not_before(who[order], when[order], pid, ts) - 1
     last = order[np.maximum(before, 0)]
     same = (before >= 0) & (who[last] == pid)
-    for column in _FILE:
+    for column in FILE:
         same &= integers(rows[column])[last] == integers(table[column])
     # An earlier decision may have been on behalf of another call.
     same &= (call < 0) | (when[last] >= calls.ts[np.maximum(call, 0)]) if len(calls.ts) else True
@@ -215,7 +216,7 @@ def open_files(tables: Tables) -> Columns:
     ``from_ns`` (it was met first), ``to_ns`` (it was released; -1 = it was open at the end).
     """
     opens = _rows(tables, "opens")
-    names = ("ordinal", "pid", *_FILE, "flags", "from_ns", "to_ns")
+    names = ("ordinal", "pid", *FILE, "flags", "from_ns", "to_ns")
     if opens is None:
         return {name: np.zeros(0, np.int64) for name in names}
     opens = opens | {"from_ns": opens["ts"], "pid": opens["tgid"]}

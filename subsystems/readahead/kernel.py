@@ -310,8 +310,8 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
 
 @njit(cache=True, nogil=True)
 def refused_batch(cache, files, stream, index, last_index, log):  # type: ignore[no-untyped-def]
-    """The batch at page ``index`` that ends a read which does not wait (RWF_NOWAIT): readahead is started, the
-    page is not there yet.
+    """The batch at page ``index`` that a read does not get since it does not wait (RWF_NOWAIT) or is put off:
+    readahead is started, the page is not there yet.
     """
     file = np.uint64(files.file[np.uint64(stream)])
     at = cache.base[file] + np.uint64(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hindsight.subsystems.readahead import calls
 
-READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE, TRANSFER, COPY = range(10)
+READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE, TRANSFER, COPY, RING_READ = range(11)
 """Kinds of rows of the demand's table ``ops``."""
 
 NO_RESULT = int(calls.NO_RESULT)
@@ -22,5 +22,6 @@ KIND_OF_CALL = {
     calls.TRUNCATE: TRUNCATE,
     calls.TRANSFER: TRANSFER,
     calls.COPY: COPY,
+    calls.RING_READ: RING_READ,
 }
 """Kind of the operation that a system call is."""

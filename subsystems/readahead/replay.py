@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch, refused_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, page_cache
-from hindsight.subsystems.readahead.transfers import transfer
+from hindsight.subsystems.readahead.ring import read_together
 from hindsight.subsystems.readahead.state import DECISION_TABLES, FADV_WILLNEED, Log, new_log, open_files
+from hindsight.subsystems.readahead.transfers import transfer
 
 RWF_NOWAIT = 8
 """Flag of preadv2: pages that are not there yet are not waited for (include/uapi/linux/fs.h)."""
@@ -23,7 +24,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, kind, stream, pos, count, ret, advice, device_ra, log, first):  # type: ignore[no-untyped-def]
+def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, log, first):  # type: ignore[no-untyped-def]
     """All operations in order; ``first[i]``: number of decisions before operation i."""
     for op in range(kind.shape[0]):
         first[op] = log.n[0]
@@ -50,6 +51,13 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, device_ra, log, fi
             if impatient and end < min(pos[op] + asked, size):
                 refused_batch(cache, files, s, end >> PAGE_SHIFT, last_index, log)
             finish_read(cache, files, s, pos[op], end - pos[op])
+        elif kind[op] == d.RING_READ:
+            if op > 0 and together[op] == together[op - 1]:
+                continue
+            stop = op + 1
+            while stop < kind.shape[0] and together[stop] == together[op]:
+                stop += 1
+            read_together(cache, files, stream[op:stop], pos[op:stop], count[op:stop], log)
         elif kind[op] == d.TRANSFER or kind[op] == d.COPY:
             if ret[op] > 0 and count[op] >= 0:
                 # A copy is asked for no more than the file has; a transfer is not.
@@ -68,7 +76,7 @@ def _replay(demand: Mapping[str, Columns], insertions: int) -> tuple[Log, NDArra
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     first = np.zeros(len(ops["ts"]), np.uint64)
     room = 1024 + 2 * len(first)
-    arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice")]
+    arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice", "together")]
     while True:
         cache = page_cache(files["size"], files["max_order"])
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])

@@ -20,7 +20,7 @@ DECISION_TABLES = (
 """Tracepoint of each kind of decision, in the order of their numbers."""
 
 NOT_DETERMINED = np.int64(-2)
-"""``prev_pos`` of an emitted decision where it hangs on a race that no trace shows, and on which nothing hangs."""
+"""``prev_pos`` of an emitted decision that hangs on a race which no trace shows; nothing hangs on it."""
 
 FADV_NORMAL, FADV_RANDOM, FADV_SEQUENTIAL, FADV_WILLNEED, FADV_DONTNEED = range(5)
 

@@ -2,8 +2,8 @@
 
 A transfer is a loop of reads, each no longer than the pipe has room for, and each a loop of batches as a
 buffered read has (behaviour of ``filemap_splice_read``, ``mm/filemap.c``, and ``splice_direct_to_actor``,
-``fs/splice.c``). Two things differ from a read: the pages asked for are those of one pipe, and the position of
-the previous read moves with every batch, not at the end of the call.
+``fs/splice.c``). Two things differ from a read: the pages asked for are those of one pipe, and the position
+of the previous read moves with every batch, not at the end of the call.
 
 Where a batch ends depends on which pages the device has delivered by then, which no trace shows. It decides
 nothing: a page that is missing is always the one after the last. But the event of an asynchronous readahead
@@ -25,7 +25,8 @@ _PAGE = 1 << PAGE_SHIFT
 
 
 @njit(cache=True, nogil=True)
-def _forget_previous(log, row):  # type: ignore[no-untyped-def]
+def forget_previous(log, row):  # type: ignore[no-untyped-def]
+    """Where a batch ended is not known: the asynchronous decisions from ``row`` on do not say it."""
     while row < min(log.n[0], np.uint64(log.kind.shape[0])):
         if log.kind[row] == ASYNC_RA:
             log.prev_pos[row] = NOT_DETERMINED
@@ -49,7 +50,7 @@ def transfer(cache, files, stream, pos, asked, moved, log):  # type: ignore[no-u
             index = pos >> PAGE_SHIFT
             row = log.n[0]
             after = np.int64(read_batch(cache, files, stream, index, last_index, log)) << PAGE_SHIFT
-            _forget_previous(log, row)
+            forget_previous(log, row)
             reached = min(after, stop)
             finish_read(cache, files, stream, pos, reached - pos)
             pos = reached

@@ -23,7 +23,7 @@ REASONS = (
     "",
     "read through a mapping",
     "written or truncated while traced",
-    "read by several threads at the same time",
+    "read by several threads, or for several requests, at the same time",
     "its descriptor cannot be tied to one file",
     "size of the file unknown",
     "position or readahead state unknown",
@@ -32,7 +32,7 @@ REASONS = (
     "events were lost",
     "read by other means than read and pread",
     "device unknown",
-    "read by sendfile, splice or copy_file_range",
+    "read by sendfile, splice, copy_file_range or io_uring",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
@@ -120,7 +120,12 @@ def _shared(history: History) -> Flags:
     file = history.file_of_calls(calls)
     ts, end = history.calls.ts[calls], history.calls.end[calls]
     order = np.lexsort((end, ts, file))
-    return _overlapping(file[order], ts[order], end[order], len(history.used_files))  # type: ignore[no-any-return]
+    at_once = _overlapping(file[order], ts[order], end[order], len(history.used_files))
+    rings = np.flatnonzero(history.is_ring & (history.stream >= 0))
+    _, group, size = np.unique(history.calls.c[rings], return_inverse=True, return_counts=True)
+    several = rings[size[np.asarray(group).reshape(-1)] > 1]
+    result: Flags = at_once | _mark(history, history.file_of_calls(several))
+    return result
 
 
 @njit(cache=True, nogil=True)
@@ -161,7 +166,7 @@ def _may_be_shared(history: History) -> Flags:
     """Streams of files of which some descriptor may name an open file that another one names as well: what is
     read through the one moves the position and the window of the other.
     """
-    sure = certain(history.descriptions, history.files.of_table.get("descriptors")) | history.told
+    sure = certain(history.descriptions, history.files.of_table.get("descriptors")) | (history.told >= 0)
     doubtful = np.zeros(len(history.files) + 1, np.bool_)
     doubtful[history.file_of[~sure]] = True
     doubtful[-1] = False  # no file is known
@@ -270,12 +275,12 @@ def _other_means(history: History) -> Flags:
     transfers = _transfers(history)
     at_unknown = transfers[(history.pos[transfers] < 0) | (history.count[transfers] < 0)]
     return (
-        _mark(history, outside(history.met, history.is_read | history.is_transfer))
+        _mark(history, outside(history.met, _moves_pages(history)))
         | _mark(
             history,
             outside(
                 history.added,
-                history.is_read | history.is_transfer | history.is_advice | history.is_write,
+                _moves_pages(history) | history.is_advice | history.is_write,
             ),
         )
         | _mark(history, history.file_of_calls(at_unknown))
@@ -283,7 +288,11 @@ def _other_means(history: History) -> Flags:
 
 
 def _transfers(history: History) -> NDArray[np.int64]:
-    return np.flatnonzero(history.is_transfer)
+    return np.flatnonzero(history.is_transfer | history.is_ring)
+
+
+def _moves_pages(history: History) -> Flags:
+    return history.is_read | history.is_transfer | history.is_ring
 
 
 def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]) -> Flags:

@@ -29,10 +29,10 @@ class Told(NamedTuple):
     """(N,) description of each call, -1 = none."""
     pos: NDArray[np.int64]
     """(N,) byte where a call acts, -1 = not told."""
-    count: NDArray[np.int64]
+    asked: NDArray[np.int64]
     """(N,) bytes that it asks for, -1 = not told."""
-    sure: NDArray[np.bool_]
-    """(D,) descriptions of which the kernel told."""
+    files: NDArray[np.int64]
+    """(D, 3) major, minor and inode of the descriptions of which the kernel told, -1 of others."""
 
 
 def merge(
@@ -52,7 +52,7 @@ def merge(
     none = np.full(len(of), -1, np.int64)
     count = len(descriptions.from_ns)
     if not (row >= 0).any():
-        return Told(descriptions, of, none, none, np.zeros(count, np.bool_))
+        return Told(descriptions, of, none, none, np.full((count, 3), -1, np.int64))
     table = tables["file_reads"]
     at = np.maximum(row, 0)
     ordinal = np.where(row >= 0, integers(table["ordinal"])[at], identity.NOT_KNOWN)
@@ -84,9 +84,10 @@ def merge(
         reader,
     )
     joined = Descriptions(*(np.concatenate(pair) for pair in zip(descriptions, more, strict=True)))
-    sure = np.zeros(count + len(fresh), np.bool_)
-    sure[number[number >= 0]] = True
-    return Told(joined, result, pos, np.where(asked == _NO_COUNT, -1, asked), sure)
+    of_file = np.full((count + len(fresh), 3), -1, np.int64)
+    known = number >= 0
+    of_file[number[known]] = np.stack([files[c][known] for c in identity.FILE], axis=1)
+    return Told(joined, result, pos, np.where(asked == _NO_COUNT, -1, asked), of_file)
 
 
 def _same(

@@ -37,13 +37,22 @@ def copying(s: Sketch) -> list[Op]:
 
 
 def ring(s: Sketch) -> list[Op]:
+    """Reads submitted to an io_uring, one at a time."""
+    return _submitted(s, (1,))
+
+
+def ring_several(s: Sketch) -> list[Op]:
     """Reads submitted to an io_uring, one or several at a time."""
+    return _submitted(s, (1, 1, 1, 2, 4))
+
+
+def _submitted(s: Sketch, at_once: tuple[int, ...]) -> list[Op]:
     ops: list[Op] = []
     slot, size = s.descriptor(ops)
     n, pos, forward = s.length(1 << 20), s.offset(size), s.rng.random() < 0.7
     for _ in range(s.steps(3, 20)):
         batch = []
-        for _ in range(s.rng.choice((1, 1, 1, 2, 4))):
+        for _ in range(s.rng.choice(at_once)):
             batch.append([pos, n])
             pos = (pos + n) % size if forward else s.offset(size)
         ops.append(["ring", slot, batch])
@@ -55,4 +64,5 @@ WAYS = {
     "splice": Way(splice, 3),
     "copy": Way(copying, 2),
     "ring": Way(ring, 3),
+    "ring-several": Way(ring_several, 2),
 }

@@ -266,7 +266,9 @@ def test_damaged_facts(segment: Path, tmp_path: Path, change: Callable[[dict[str
         convert([segment], tmp_path / "out")
 
 
-@pytest.mark.parametrize("label, told", [("\udcff", "\ufffd"), ("a\ud800", "a\ufffd\ufffd\ufffd"), ("é", "é")])
+@pytest.mark.parametrize(
+    "label, told", [("\udcff", "\ufffd"), ("a\ud800", "a\ufffd\ufffd\ufffd"), ("é", "é")]
+)
 def test_facts_that_are_not_utf8(segment: Path, tmp_path: Path, label: str, told: str) -> None:
     alter_facts(segment, lambda f: f["tables"]["captures"][0].update(label=label))
     convert([segment], tmp_path / "out")
