@@ -189,7 +189,8 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
     streams = demand["streams"]
     rows = _recorded_rows(recorded)
     place = _places(rows, demand)
-    place = np.where(place >= 0, _groups(demand["ops"])[np.maximum(place, 0)], place)
+    inside = place >= 0
+    place[inside] = _groups(demand["ops"])[place[inside]]
     attributed = np.flatnonzero(place >= 0)
     attributed = attributed[np.argsort(place[attributed], kind="stable")]
     r_keys = np.stack([rows[f][attributed] for f in FIELDS], axis=1)

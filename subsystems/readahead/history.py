@@ -105,7 +105,8 @@ class History:
         at_position = (code == sc.READ) | self.is_transfer
         by_offset = self.is_read | self.is_advice | self.is_ring
         self.pos = np.where(at_position, at, np.where(by_offset, calls.b, -1))
-        self.count = np.where(told.asked >= 0, told.asked, calls.a)
+        asked = np.where(self.is_transfer, -1, calls.a)  # (a transfer has the other descriptor there)
+        self.count = np.where(told.asked >= 0, told.asked, asked)
         self._count_vectors()
         self._choose_streams()
 

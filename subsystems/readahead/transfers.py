@@ -39,7 +39,7 @@ def transfer(cache, files, stream, pos, asked, moved, log):  # type: ignore[no-u
     file = np.uint64(files.file[np.uint64(stream)])
     end = min(pos + moved, cache.size[file])
     left = np.int64(asked)
-    while pos < end:
+    while pos < end and left > 0:
         want = min(left, np.int64(PIPE_PAGES * _PAGE))
         # A buffer of the pipe holds no more than a page, and no parts of two.
         room = (PIPE_PAGES << PAGE_SHIFT) - (pos & (_PAGE - 1))

@@ -56,12 +56,15 @@ def merge(
     table = tables["file_reads"]
     at = np.maximum(row, 0)
     ordinal = np.where(row >= 0, integers(table["ordinal"])[at], identity.NOT_KNOWN)
-    told = np.flatnonzero(ordinal != identity.NOT_KNOWN)
+    files = identity.open_files(tables)
+    # (An open file of which the description was lost is not known.)
+    told = np.flatnonzero((ordinal != identity.NOT_KNOWN) & np.isin(ordinal, files["ordinal"]))
     pos, asked = none.copy(), none.copy()
     pos[told] = integers(table["pos"])[at[told]]
     asked[told] = integers(table["count"])[at[told]]
 
-    files = identity.open_files(tables)
+    if len(told) == 0:
+        return Told(descriptions, of, pos, asked, np.full((count, 3), -1, np.int64))
     place = np.searchsorted(files["ordinal"], ordinal[told])
     kept = _same(of[told], count, place, len(files["ordinal"]))
     fresh = np.flatnonzero(np.bincount(place, minlength=len(kept)).astype(np.bool_) & (kept < 0))
@@ -72,13 +75,16 @@ def merge(
     first = np.zeros(len(kept), np.int64)
     first[place[::-1]] = told[::-1]
     reader = calls.task[first[fresh]]
-    found = np.where(_pristine(tables, files["ordinal"])[fresh], -1, -2)
+    pristine = _pristine(tables, files["ordinal"])
+    unread = kept[(kept >= 0) & pristine]
+    descriptions = descriptions._replace(found=descriptions.found.copy())
+    descriptions.found[unread] = -1
     more = Descriptions(
         files["from_ns"][fresh],
         files["to_ns"][fresh],
         files["flags"][fresh],
         np.full(len(fresh), -1, np.int64),
-        found,
+        np.where(pristine[fresh], -1, -2),
         np.ones(len(fresh), np.int64),
         first_name[reader],
         reader,
