@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from hindsight.capture.conversion.decode import TRUNCATED, PageCounts, PageDecoder, Problem
 from hindsight.capture.segments.checksum import Checksum
@@ -94,7 +95,7 @@ def index_pages(
     Raises VerificationError when size or (``verify``) checksum differ, or the file cannot be read.
     """
     path = root / name
-    digest = Checksum()
+    digest = Checksum(crc32)
     descriptor, size = open_raw(root, name, expected)
     try:
         index = index_open_pages(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numba import njit
 
 from hindsight.capture.conversion.decode import (
@@ -265,7 +266,7 @@ def index_records(
     checksum differ, or the file cannot be read.
     """
     path = root / name
-    digest = Checksum()
+    digest = Checksum(crc32)
     descriptor, size = open_raw(root, name, expected)
     try:
         index = index_open_records(
