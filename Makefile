@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
 PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev qemu-system-x86 fuse3
 
-.PHONY: help repro test test-all lint lock system-packages fuzz fuzz-readahead check-reproducible docs bpf zipapp bench clean
+.PHONY: help repro test test-all test-kernel lint lock system-packages fuzz fuzz-readahead check-reproducible docs bpf zipapp bench clean
 
 help:  ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test-all: $(STAMP) system-packages  ## the slow tests too
 
 fuzz: $(STAMP)  ## more than a million damaged inputs for the parsers of capture (a quarter of an hour)
 	@python tests/fuzz/run.py
+
+test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; about a minute)
+	@python -m pytest tests/kernel
 
 fuzz-readahead: $(STAMP) bpf  ## the replay against the kernel on 200 random programs at 64, 128 and 8192 KB (root; a quarter of an hour)
 	@for kb in 64 128 8192; do hindsight lab fuzz-readahead --seed $${SEED:-1} --seeds $${SEEDS:-200} --tasks 1 \
