@@ -59,6 +59,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     - ``streams``: one row per open file description that read a file through the page cache or advised on
       one, in order of opening, then one per file that was read through a mapping;
     - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the others use;
+    - ``dropped``: folios (op, index, order) that left the page cache inside of a POSIX_FADV_DONTNEED, by op;
     - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
 
     Raises ConfigurationError if the tables hold no system calls.
@@ -71,7 +72,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     history = History({name: tables[name] for name in TABLES if name in tables})
     devices = facts.devices(history)
     files = facts.files(history, devices)
-    ops = _ops(history)
+    use, ops = _ops(history)
     demand = {
         "ops": ops,
         "streams": _streams(history, ops, files, devices),
@@ -79,6 +80,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
         "devices": devices,
         "tasks": _tasks(history),
         "others": _others(history),
+        "dropped": _dropped(history, use),
     }
     _refute_large_folios(history, demand)
     return demand
@@ -120,7 +122,23 @@ def _others(history: History) -> Columns:
     return {"ts": calls.ts[use], "end": calls.end[use], "task": calls.task[use].astype(np.uint32)}
 
 
-def _ops(history: History) -> Columns:
+def _dropped(history: History, calls: NDArray[np.int64]) -> Columns:
+    """Folios that POSIX_FADV_DONTNEED took out of the page cache; ``calls``: the call of each operation."""
+    rows = history.deleted
+    op_of = np.full(len(history.calls.ts) + 1, -1, np.int64)
+    op_of[calls] = np.arange(len(calls))
+    op_of[-1] = -1  # (faults are no calls)
+    inside = np.flatnonzero(history.inside(rows, history.is_dontneed))
+    op = op_of[rows.call[inside]]
+    mine = op >= 0
+    at, op = inside[mine], op[mine]
+    order = np.lexsort((rows.index[at], op))
+    at, op = at[order], op[order]
+    return {"op": op, "index": rows.index[at], "order": rows.order[at].astype(np.uint8)}
+
+
+def _ops(history: History) -> tuple[NDArray[np.int64], Columns]:
+    """The call of each operation (-1 = a fault), and the operations."""
     kind_of = np.full(int(sc.RING_READ) + 1, -1, np.int64)
     for code, kind in KIND_OF_CALL.items():
         kind_of[code] = kind
@@ -142,8 +160,9 @@ def _ops(history: History) -> Columns:
     }
     joined = {name: np.concatenate(columns) for name, columns in parts.items()}
     order = np.lexsort((joined["kind"], joined["task"], joined["ts"]))
+    call = np.concatenate([use, zeros - 1])[order]
     dtypes: dict[str, Any] = {"task": np.uint32, "stream": np.uint32, "kind": np.uint8, "advice": np.int32}
-    return {name: column[order].astype(dtypes.get(name, np.int64)) for name, column in joined.items()}
+    return call, {name: column[order].astype(dtypes.get(name, np.int64)) for name, column in joined.items()}
 
 
 def _moved(history: History) -> NDArray[np.int64]:
