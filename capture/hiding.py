@@ -1,8 +1,9 @@
 """What a recording is not to keep, and how a field of an event is made unreadable in place.
 
-Page frame numbers are zeroed. Names of threads become keyed hashes of the same length, unless they were asked
-for; the path of an executed program is zeroed, unless paths were. This is done when a segment is sealed
-(:mod:`hindsight.capture.ftrace.scrub`, :mod:`hindsight.capture.perf.scrub`), and may be done twice.
+Page frame numbers and the addresses of probed functions are zeroed. Names of threads become keyed hashes of
+the same length, unless they were asked for; the path of an executed program is zeroed, unless paths were.
+This is done when a segment is sealed (:mod:`hindsight.capture.ftrace.scrub`,
+:mod:`hindsight.capture.perf.scrub`), and may be done twice.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hindsight.capture.host import pseudonym
 ZERO, NAME, TEXT = "zero", "name", "text"
 """What is done to a field: zeroed; hashed (a name of fixed size); zeroed where a ``__data_loc`` points."""
 
-NUMBERS = frozenset({"pfn"})
+NUMBERS = frozenset({"pfn", "__probe_ip", "__probe_func", "__probe_ret_ip"})
 """Fields of events that are never kept, by name."""
 NAMES = frozenset({"comm", "oldcomm", "newcomm", "prev_comm", "next_comm"})
 """Fields that hold the name of a thread, up to a NUL."""

@@ -29,7 +29,9 @@ def _generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["data-dictionary.md", "exit-codes.md", "proxy-records.md", "proxy.schema.json"])
+@pytest.mark.parametrize(
+    "page", ["data-dictionary.md", "exit-codes.md", "proxy-records.md", "proxy.schema.json"]
+)
 def test_generated_pages_are_up_to_date(page: str) -> None:
     assert (ROOT / "docs" / page).read_text() == _generator().PAGES[page](), "run `make docs`"
 

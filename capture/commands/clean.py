@@ -13,7 +13,7 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Add the verb."""
     clean = verbs.add_parser(
         "clean",
-        help="put in order what killed recorders left: segments, tracefs instances, state files",
+        help="put in order what killed recorders left: segments, tracefs instances, kprobes, state files",
         description="Seal what recorders that were killed, or that a power loss ended, left unsealed; read\n"
         "and remove their tracefs instances; remove their state files. What a living recorder uses\n"
         "is left alone. Needs root. `record` does the same when it starts.",
@@ -61,6 +61,8 @@ def _clean(args: argparse.Namespace) -> int:
     would = "would be " if args.dry_run else ""
     for name in done.instances:
         _say(f"the tracefs instance {name} {would or 'was '}removed")
+    for name in done.probes:
+        _say(f"the kprobe {name} {would or 'was '}removed")
     for path in done.state_files:
         _say(f"the state file {path} {would or 'was '}removed")
     if not args.json:

@@ -16,6 +16,8 @@ from hindsight.capture.formats import EventFormat, Field
 from hindsight.capture.schema import Column, Table, numpy_dtype
 from hindsight.errors import VerificationError
 
+_LATER = frozenset({"ioprio", "group_dead"})
+"""Columns that older kernels have no field for: 0 (false) there."""
 _RENAMED = {"child_pid": "pid", "target_pid": "pid"}
 MINOR_BITS = 20
 _EVERY_BIT = (1 << 64) - 1
@@ -217,6 +219,8 @@ def _source(kind: EventFormat, column: Column) -> Source:
             return Source(column, fields[name], MINOR_BITS)
         return Source(column, fields[name], 0, (1 << MINOR_BITS) - 1)
     field = fields.get(_RENAMED.get(column.name, column.name))
+    if field is None and column.name in _LATER:
+        return Source(column, fields["common_pid"], 0, 0)
     if field is None:
         raise VerificationError(
             f"this kernel's {kind.name} has no field {column.name}",

@@ -10,8 +10,9 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from hindsight.capture.owner import Owner, own, parse
 from hindsight.errors import HindsightError, NotPermittedError
@@ -102,9 +103,19 @@ def remove_abandoned(tracefs: Path) -> list[str]:
 
 
 class Instance:
-    """One private tracefs instance, switched off until :meth:`on` is called; :meth:`remove` it in the end."""
+    """One private tracefs instance, switched off until :meth:`on` is called; :meth:`remove` it in the end.
 
-    def __init__(self, tracefs: Path, name: str, owner: Owner | None = None) -> None:
+    ``stand_ins``: events that are recorded under the name of a tracepoint, by that name.
+    """
+
+    def __init__(
+        self,
+        tracefs: Path,
+        name: str,
+        owner: Owner | None = None,
+        stand_ins: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._stand_ins = stand_ins
         self.path = tracefs / "instances" / instance_name(owner or own(), name)
         self.name = name
         try:
@@ -156,8 +167,15 @@ class Instance:
             ) from error
 
     def has(self, event: str) -> bool:
-        """Whether this kernel has the tracepoint ``system/event``."""
-        return (self.path / "events" / event / "enable").exists()
+        """Whether this kernel has the tracepoint ``system/event``, or something that stands for it."""
+        return (self.path / self._place(event) / "enable").exists()
+
+    def _place(self, event: str) -> str:
+        return f"events/{self._stand_ins.get(event, event)}"
+
+    def format(self, event: str) -> str:
+        """The layout of an event, as the kernel describes it."""
+        return self.read(f"{self._place(event)}/format")
 
     def filter(self, event: str, text: str) -> None:
         """Record only occurrences of ``event`` for which the filter holds ("0": all of them).
@@ -165,7 +183,7 @@ class Instance:
         Raises NotPermittedError when the kernel does not take it.
         """
         try:
-            self.write(f"events/{event}/filter", text)
+            self.write(f"{self._place(event)}/filter", text)
         except OSError as error:
             raise NotPermittedError(
                 f"the kernel refuses the filter {text!r} on {event}: {error.strerror}",
@@ -175,7 +193,7 @@ class Instance:
     def enable(self, events: Iterable[str], enabled: bool = True) -> None:
         """Switch tracepoints (``system/event``) on or off."""
         for event in events:
-            self.write(f"events/{event}/enable", "1" if enabled else "0")
+            self.write(f"{self._place(event)}/enable", "1" if enabled else "0")
 
     def follow(self, pids: Iterable[int]) -> None:
         """Record only these threads and, from now on, the threads that they create."""

@@ -22,7 +22,8 @@ _FILE_EVENTS = ("filemap/", "readahead/")
 class FtraceTracer:
     """A private tracefs instance.
 
-    ``wanted`` limits events that carry a device to these; ``filters`` are those of the profile.
+    ``wanted`` limits events that carry a device to these; ``filters`` are those of the profile;
+    ``stand_ins`` what stands for tracepoints that this kernel lacks (:mod:`hindsight.capture.ftrace.probes`).
     ``overwrite``: the ring buffers keep the latest events, and :meth:`drain` is called only when they are
     asked for. Raises what :class:`Instance` raises; the instance is removed when anything fails.
     """
@@ -38,11 +39,13 @@ class FtraceTracer:
         wanted: Iterable[devices.Device] = (),
         overwrite: bool = False,
         filters: Mapping[str, str] = MappingProxyType({}),
+        stand_ins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.buffer_kb = buffer_kb
         self.overwrite = overwrite
-        self.instance = Instance(root, name)
+        self.instance = Instance(root, name, stand_ins=stand_ins)
+        self._stand_ins = stand_ins
         self._root = root
         self._drain: Drain | None = None
         self._followed = False
@@ -136,7 +139,7 @@ class FtraceTracer:
         return self._formats
 
     def _read_formats(self) -> dict[str, str]:
-        texts = {event: self.instance.read(f"events/{event}/format") for event in sorted(self.events)}
+        texts = {event: self.instance.format(event) for event in sorted(self.events)}
         for name in ("header_page", "header_event"):
             path = self.instance.path / "events" / name
             texts[name] = (path if path.exists() else self._root / "events" / name).read_text()
@@ -156,7 +159,8 @@ class FtraceTracer:
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Tracer`."""
-        return {
+        probed = [event for event in self.events if event in self._stand_ins]
+        return ({"probed": probed} if probed else {}) | {
             "source": self.source,
             "path": self.instance.path.name,
             "events": self.events,

@@ -10,10 +10,12 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from hindsight.capture.filters import device_filter
-from hindsight.capture.ftrace import tracefs
+from hindsight.capture.ftrace import probes, tracefs
+from hindsight.capture.ftrace.btf import Btf
 from hindsight.capture.operation.check import NO, OK, WARN, Check
 from hindsight.capture.operation.status import CLEAN, abandoned_instances
 from hindsight.capture.profiles import Profile
@@ -23,7 +25,8 @@ _BTF = Path("/sys/kernel/btf/vmlinux")
 _SUDO = "sudo hindsight capture doctor"
 _ABSENT = {
     "readahead": "what the kernel decided is not recorded, only the demand (these came after Linux 6.12): "
-    "no verdict on readahead from this host",
+    "no verdict on readahead from this host; a kernel with CONFIG_KPROBE_EVENTS and CONFIG_DEBUG_INFO_BTF "
+    "shows them through kprobes",
     "filemap": "what the page cache held is not recorded",
     "block": "requests to devices are not recorded",
     "task": "threads that start are not told apart",
@@ -55,7 +58,7 @@ def tracing(profile: Profile) -> Iterator[Check]:
         return
     try:
         yield Check("instances", OK, "private instances", "one was created, and is removed again")
-        yield from _events(profile, instance.has)
+        yield from _events(profile, instance.has, _stand_ins(root, profile))
         yield from _instance(instance, profile)
     finally:
         instance.remove()
@@ -85,12 +88,27 @@ def _systems(profile: Profile) -> dict[str, list[str]]:
     return systems
 
 
-def _events(profile: Profile, has: Callable[[str], bool]) -> Iterator[Check]:
+def _stand_ins(root: Path, profile: Profile) -> frozenset[str]:
+    """Tracepoints that this kernel lacks and a kprobe can stand for."""
+    wanted = probes.lacking(root, profile.tracepoints)
+    if not wanted or not probes.possible(root):
+        return frozenset()
+    try:
+        return frozenset(probes.probes_for(wanted, Btf()))
+    except HindsightError:
+        return frozenset()
+
+
+def _events(
+    profile: Profile, has: Callable[[str], bool], stand_ins: frozenset[str] = frozenset()
+) -> Iterator[Check]:
     any_found = False
     for system, events in _systems(profile).items():
-        missing = [event for event in events if not has(event)]
+        missing = [event for event in events if not has(event) and event not in stand_ins]
         any_found |= len(missing) < len(events)
-        yield event_check(system, events, missing)
+        check = event_check(system, events, missing)
+        probed = len(stand_ins & set(events))
+        yield replace(check, why=f"{check.why}; {probed} through kprobes") if probed else check
     if not any_found:
         yield Check(
             "events", NO, f"tracepoints of the profile {profile.name}", "this kernel has none of them",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hindsight.capture.bpf.records import EVENTS as OPEN_FILE_EVENTS
-from hindsight.capture.ftrace import tracefs
+from hindsight.capture.ftrace import probes, tracefs
 from hindsight.capture.options import FTRACE, PERF, RecordOptions
 from hindsight.capture.profiles import FILES, profile
 from hindsight.capture.recording.child import StoppedCommand, choose_identity
@@ -71,7 +71,7 @@ class Launch:
     def _tidy(self, root: Path | None) -> None:
         """Put in order what dead recorders left, if there is anything: that takes time."""
         left = any(path.name.startswith(".recording-") for path in self.options.out.iterdir())
-        if left or (root is not None and tracefs.abandoned(root)):
+        if left or (root is not None and (tracefs.abandoned(root) or probes.abandoned(root))):
             from hindsight.capture.segments.tidy import tidy
 
             tidy(self.say, [self.options.out])

@@ -12,6 +12,7 @@ from hindsight.capture.recording.flight import last_gap
 from hindsight.capture.recording.ledger import Ledger, Loss
 from hindsight.capture.recording.tracer import Stats
 from hindsight.capture.recording.tracers import Tracers
+from hindsight.capture.schema.facts import NOT_IN_KERNEL
 from hindsight.capture.segments.chain import Segments
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -187,8 +188,13 @@ class Recorder:
     def begin(self) -> None:
         """Recording begins."""
         self._on = True
-        self.ledger.resume(time.monotonic_ns())
+        now = time.monotonic_ns()
+        self.ledger.resume(now)
         self.tracers.switch(True)
+        # (What programs of this machine never could call is not missing.)
+        absent = [event for event in self.tracers.missing if not event.startswith("syscalls/")]
+        if absent:
+            self._note(self.ledger.begin(NOT_IN_KERNEL, now, absent))
 
     def stop(self) -> None:
         """Recording ends."""

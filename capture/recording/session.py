@@ -96,6 +96,8 @@ class Session:
         """Record; returns when everything is sealed. Raises as the function ``record`` does."""
         with contextlib.ExitStack() as stack:
             self._tracers.wait()
+            if self._tracers.probed:
+                self.say(f"kprobes stand for: {', '.join(self._tracers.probed)}")
             if self._tracers.missing:
                 self.say(f"this kernel does not have: {', '.join(self._tracers.missing)}")
             self._prepare(stack)

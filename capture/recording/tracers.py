@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from hindsight.capture.ftrace.probes import StandIns
 from hindsight.capture.ftrace.tracer import FtraceTracer
 from hindsight.capture.options import FLIGHT, PERF, RecordOptions
 from hindsight.capture.profiles import FILES, FOLLOWING, Profile, buffers_kb
@@ -70,6 +71,7 @@ class Tracers:
         def job(name: str) -> Callable[[], object]:
             return lambda: self._make(name, buffer_kb[name], profile)
 
+        self._stand_ins = StandIns(root, profile.tracepoints) if root is not None else None
         self._making = Together(map(job, wanted_kb))
         self._groups = tuple(wanted_kb)
 
@@ -86,7 +88,7 @@ class Tracers:
         else:
             assert self._root is not None
             self._made[name] = FtraceTracer(
-                self._root, name, buffer_kb, events, wanted, self._flight, filters
+                self._root, name, buffer_kb, events, wanted, self._flight, filters, self.probed
             )
 
     def wait(self) -> None:
@@ -102,6 +104,11 @@ class Tracers:
 
     def __getitem__(self, name: str) -> Tracer:
         return self._made[name]
+
+    @property
+    def probed(self) -> dict[str, str]:
+        """What stands for tracepoints that this kernel lacks, by their names."""
+        return dict(self._stand_ins.made) if self._stand_ins is not None else {}
 
     @property
     def missing(self) -> list[str]:
@@ -200,7 +207,11 @@ class Tracers:
         with contextlib.suppress(BaseException):
             self._making.wait()
         made, self._made, self.all = list(self._made.values()), {}, []
-        Together(tracer.close for tracer in made).wait()
+        try:
+            Together(tracer.close for tracer in made).wait()
+        finally:
+            if self._stand_ins is not None:
+                self._stand_ins.close()
 
 
 def _fit(options: RecordOptions, wanted_kb: dict[str, int], cpus: int) -> dict[str, int]:

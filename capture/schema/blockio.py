@@ -6,7 +6,7 @@ from hindsight.capture.schema.table import BLOCK, Column, event
 
 _RWBS = Column("rwbs", "str", "kind of operation, as blktrace writes it")
 _BYTES = Column("bytes", "u32", "length", "bytes")
-_IOPRIO = Column("ioprio", "u16", "I/O priority")
+_IOPRIO = Column("ioprio", "u16", "I/O priority, 0 where the kernel does not show it")
 _ERROR = Column("error", "i32", "errno, 0 if none")
 
 EVENTS = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hindsight.capture.schema.table import Column, Table
 
+NOT_IN_KERNEL = "not in this kernel"
+"""Cause of the losses of an event that the recorded kernel has no tracepoint of, nor anything in its place."""
 _CAPTURE = Column("capture", "str", "id of the capture")
 FACTS = (
     Table(
@@ -52,7 +54,7 @@ FACTS = (
             Column(
                 "cause",
                 "str",
-                "ring overrun, ring full, budget shed, paused, truncated, recorder died, decode error, perf source; some are followed by `: ` and what they were due to",
+                "ring overrun, ring full, budget shed, paused, truncated, recorder died, decode error, perf source, not in this kernel; some are followed by `: ` and what they were due to",
             ),
         ),
         "every interval in which events were or may have been lost",

@@ -95,7 +95,7 @@ EVENTS = (
         "a request went to the device driver",
         *BLOCK,
         Column("bytes", "u32", "length", "bytes"),
-        Column("ioprio", "u16", "I/O priority"),
+        Column("ioprio", "u16", "I/O priority, 0 where the kernel does not show it"),
         Column("rwbs", "str", "kind of operation, as blktrace writes it"),
         Column("comm", "str", "name of the thread (a keyed hash unless asked for)"),
     ),
@@ -105,7 +105,7 @@ EVENTS = (
         "a request was completed by the device driver",
         *BLOCK,
         Column("error", "i32", "errno, 0 if none"),
-        Column("ioprio", "u16", "I/O priority"),
+        Column("ioprio", "u16", "I/O priority, 0 where the kernel does not show it"),
         Column("rwbs", "str", "kind of operation, as blktrace writes it"),
     ),
     event(
@@ -140,6 +140,10 @@ EVENTS = (
         Column("comm", "str", "its name (a keyed hash unless asked for)"),
         Column("target_pid", "i32", "the thread (field `pid` of the tracepoint)"),
         Column("prio", "i32", "its priority"),
-        Column("group_dead", "bool", "it was the last thread of its process"),
+        Column(
+            "group_dead",
+            "bool",
+            "it was the last thread of its process; false where the kernel does not show it",
+        ),
     ),
 )

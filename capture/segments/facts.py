@@ -64,7 +64,8 @@ def build_facts(
     for name, known in opening["instances"].items():
         after = closing["stats_after"].get(name, {})
         cpus = known["stats_before"].keys() | after.keys()
-        instances[name] = {key: known[key] for key in _INSTANCE} | {
+        kept = [*_INSTANCE, *(["probed"] if "probed" in known else [])]
+        instances[name] = {key: known[key] for key in kept} | {
             "stats_after": {str(cpu): after.get(cpu) for cpu in sorted(cpus, key=int)}
         }
     tables = {name: list(opening["tables"].get(name, [])) for name in _LISTS}
@@ -184,6 +185,7 @@ def _sound_instance(instance: Any) -> bool:
         and type(events) is list
         and all(_text(event) and _EVENT.fullmatch(event) is not None for event in events)
         and len(set(events)) == len(events)
+        and set(instance.get("probed", [])) <= set(events)
         and type(instance["filters"]) is dict
         and all(map(_text, instance["filters"].values()))
         and _count(instance["buffer_kb"], 32)

@@ -1,4 +1,4 @@
-"""Put in order what dead recorders left: unsealed segments, tracefs instances, state files."""
+"""Put in order what dead recorders left: unsealed segments, tracefs instances, kprobes, state files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hindsight.capture import owner
-from hindsight.capture.ftrace import tracefs
+from hindsight.capture.ftrace import probes, tracefs
 from hindsight.capture.operation import state
 from hindsight.capture.segments.recover import recover_all
 from hindsight.capture.segments.salvage import remove_instance
@@ -26,6 +26,7 @@ class Tidied:
     sealed: list[Path] = field(default_factory=list)
     aside: list[Path] = field(default_factory=list)
     instances: list[str] = field(default_factory=list)
+    probes: list[str] = field(default_factory=list)
     state_files: list[Path] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Tidied:
             "sealed": [str(path) for path in self.sealed],
             "moved_aside": [str(path) for path in self.aside],
             "instances_removed": self.instances,
+            "probes_removed": self.probes,
             "state_files_removed": [str(path) for path in self.state_files],
             "left": [{"what": what, "why": why} for what, why in self.left],
             "failed": [{"what": what, "why": why} for what, why in self.failed],
@@ -45,8 +47,8 @@ class Tidied:
 def tidy(say: Callable[[str], None], directories: Iterable[Path] = (), dry_run: bool = False) -> Tidied:
     """Seal what dead recorders left in ``directories`` and where their state files say; remove the rest.
 
-    The rest: their tracefs instances and their state files. What belongs to a living recorder, or to one
-    that cannot be judged from here, is left. Without root the tracefs instances are left. ``dry_run`` changes
+    The rest: their tracefs instances, kprobes and state files. What belongs to a living recorder, or to one
+    that cannot be judged from here, is left. Without root what is in tracefs is left. ``dry_run`` changes
     nothing and lists what would be done. Never raises for what it finds: it is said.
     """
     done = Tidied()
@@ -63,6 +65,7 @@ def tidy(say: Callable[[str], None], directories: Iterable[Path] = (), dry_run: 
         done.failed += [(str(path), why) for path, why in recovery.failed]
         keep |= recovery.keep
     _instances(done, keep, say, dry_run)
+    _probes(done, dry_run)
     for gone in dead:
         if not dry_run:
             with contextlib.suppress(OSError):
@@ -93,3 +96,16 @@ def _instances(done: Tidied, keep: set[str], say: Callable[[str], None], dry_run
             else:
                 done.failed.append((path.name, f"it could not be removed: {why}"))
                 say(f"the tracefs instance {path} could not be removed: {why}")
+
+
+def _probes(done: Tidied, dry_run: bool) -> None:
+    """After the instances, which may use them."""
+    try:
+        root = tracefs.locate() if os.geteuid() == 0 else None
+    except NotPermittedError:
+        return
+    if root is None:
+        return
+    left = probes.abandoned(root)
+    done.probes += left if dry_run else probes.remove_abandoned(root)
+    done.failed += [(name, "the kprobe is in use") for name in left if name not in done.probes]

@@ -25,7 +25,9 @@ FIELDS = ("kind", "index", "req", "order", "size", "async_size", "ra_pages", "pr
 """What must be equal; a field that a tracepoint does not have is 0."""
 
 _RECORDED_AS = {"req": ("req_count", "nr_to_read"), "async_size": ("async_size", "lookahead_size")}
-_PREV_POS = FIELDS.index("prev_pos")
+_PREV_POS, _ORDER = FIELDS.index("prev_pos"), FIELDS.index("order")
+_NOT_SHOWN = 0xFFFFFFFF
+"""``order`` of decisions of a kernel that keeps none (Linux 6.1, through kprobes)."""
 _INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 _UNATTRIBUTED, _APART = -1, -2
 _ACTING = (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY, d.RING_READ)
@@ -36,7 +38,11 @@ _LARGEST_ALIGNMENT = 1 << 24
 def _same(a, i, b, j):  # type: ignore[no-untyped-def]
     equal = True
     for k in range(a.shape[1]):
-        equal &= a[i, k] == b[j, k] or (k == _PREV_POS and b[j, k] == NOT_DETERMINED)
+        equal &= (
+            a[i, k] == b[j, k]
+            or (k == _PREV_POS and b[j, k] == NOT_DETERMINED)
+            or (k == _ORDER and a[i, k] == _NOT_SHOWN)
+        )
     return equal
 
 

@@ -12,12 +12,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hindsight.capture.schema.facts import NOT_IN_KERNEL
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead.calls import integers
 from hindsight.subsystems.readahead.descriptors import certain
 from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, columns_of
 from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from hindsight.subsystems.readahead.state import DECISION_TABLES
 
 REASONS = (
     "",
@@ -33,12 +35,13 @@ REASONS = (
     "read by other means than read and pread",
     "device unknown",
     "read by sendfile, splice, copy_file_range or io_uring",
+    "baseline unverified: the recorded kernel does not show what it decided",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
 (
     ELIGIBLE, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE, RECLAIMED, LOST,
-    OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED,
+    OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNVERIFIED,
 ) = range(len(REASONS))  # fmt: skip
 
 REPLAYED = frozenset({TRANSFERRED})
@@ -81,6 +84,7 @@ def reasons(
         applies[reason] = np.zeros(len(from_ns), np.bool_)
         applies[reason][:described] = flags
     applies[LOST] = _lost(history, from_ns, to_ns)
+    applies[UNVERIFIED] = np.full(len(from_ns), _unverified(history))
     replayable = np.ones(len(from_ns), np.bool_)
     for reason, flags in applies.items():
         if reason not in REPLAYED:
@@ -295,6 +299,18 @@ def _moves_pages(history: History) -> Flags:
     return history.is_read | history.is_transfer | history.is_ring
 
 
+def _unverified(history: History) -> bool:
+    """Whether the recorded kernel could not show some kind of decision: there is nothing to compare with."""
+    losses = columns_of(history.tables, "losses")
+    if losses is None:
+        return False
+    decisions = {f"readahead/{name}" for name in DECISION_TABLES}
+    return any(
+        cause == NOT_IN_KERNEL and event in decisions
+        for cause, event in zip(losses["cause"], losses["event"], strict=True)
+    )
+
+
 def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]) -> Flags:
     flags = np.zeros(len(from_ns), np.bool_)
     losses = columns_of(history.tables, "losses")
@@ -302,9 +318,10 @@ def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]
         return flags
     needed = {*sc.CALL_TABLES, *PAGE_TABLES, *TASK_TABLES}
     most = integers(losses["count_upper"])
-    for event, begin, end, count in zip(
-        losses["event"], losses["from_ns"].tolist(), losses["to_ns"].tolist(), most.tolist(), strict=True
-    ):
+    columns = (losses["from_ns"].tolist(), losses["to_ns"].tolist(), most.tolist())
+    for event, cause, begin, end, count in zip(losses["event"], losses["cause"], *columns, strict=True):
+        if cause == NOT_IN_KERNEL:
+            continue  # see _unverified; of what the page cache shows, the replay needs the rows that it lacks
         if count != 0 and (not isinstance(event, str) or not event or event.split("/")[-1] in needed):
             flags |= (from_ns <= end) & (to_ns >= begin)
     return flags

@@ -22,7 +22,7 @@ complete -c hindsight -n '__hindsight_at capture; and test (count (string match 
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a record -d 'record kernel events of a command, or of the whole host'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a status -d 'show the recorders that run, and what killed ones left'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a trigger -d 'make a running recorder seal now what it holds'
-complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a clean -d 'put in order what killed recorders left: segments, tracefs instances, state files'
+complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a clean -d 'put in order what killed recorders left: segments, tracefs instances, kprobes, state files'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a install -d 'install systemd units, configuration, manual page and shell completion'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a proxy -d 'list the proxies of this host, or show one\'s state'
 complete -c hindsight -n '__hindsight_at capture; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a convert -d 'turn recordings into Parquet tables'
