@@ -29,7 +29,7 @@ class _Type(NamedTuple):
     name: int
     type: int
     flag: bool
-    count: int
+    parts: int
     extra: int
     """Where its members or parameters begin."""
 
@@ -89,7 +89,7 @@ class Btf:
         return None if number is None else self._offset(self._types[number], member.encode())
 
     def _offset(self, of: _Type, member: bytes) -> int | None:
-        for n in range(of.count):
+        for n in range(of.parts):
             name, kind, bits = struct.unpack_from(self._order + "III", self._data, of.extra + 12 * n)
             at = (bits & 0xFFFFFF if of.flag else bits) // 8
             found = self._raw(name)
@@ -110,6 +110,6 @@ class Btf:
         proto = self._types[self._types[number].type]
         names = (
             struct.unpack_from(self._order + "I", self._data, proto.extra + 8 * n)[0]
-            for n in range(proto.count)
+            for n in range(proto.parts)
         )
         return [self._raw(name).decode() for name in names]
