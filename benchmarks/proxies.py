@@ -62,9 +62,7 @@ def timed(name: str, seconds: float, directory: Path) -> list[float]:
     sampler.Sampler._take = stopwatch  # type: ignore[method-assign]
     said: list[str] = []
     try:
-        options = RecordOptions(
-            directory, ("sleep", str(seconds)), proxies=(name,), every_s=EVERY_S, buffer_kb=1024
-        )
+        options = RecordOptions(directory, ("sleep", str(seconds)), proxies=(name,), every_s=EVERY_S)
         done = record(options, said.append)
     finally:
         sampler.Sampler._take = take  # type: ignore[method-assign]

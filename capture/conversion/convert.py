@@ -53,16 +53,13 @@ class Converted:
 
 @dataclass(frozen=True)
 class Job:
-    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once,
-    ``row_group``: the most rows in a row group (None = as in native captures).
-    """
+    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once."""
 
     out: Path
     comm: bool = False
     force: bool = False
     threads: int = 1
     slice_bytes: int = SLICE_BYTES
-    row_group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +235,7 @@ class _Conversion:
 
     def _write_instance(self, instance: InstanceTrace, directory: Path) -> None:
         rows = instance.rows()
-        groups = row_groups(rows, tables=instance.tables, most=self.job.row_group)
+        groups = row_groups(rows, tables=instance.tables)
         writers: list[tuple[Kind, TableWriter, list[Any]]] = []
         for kind in instance.kinds:
             if kind.table is not None and kind.table.name in rows:

@@ -23,7 +23,9 @@ _DELTA = {
 }  # fmt: skip
 """Columns whose neighbours are near each other, or too varied for a dictionary."""
 
-ROW_GROUP = 1 << 20
+ROW_GROUP = 1 << 18
+"""Rows of a row group. In larger ones the memory of columns and encoders is fresh each time, and clearing its
+pages takes longer than what they save."""
 BUFFER_BYTES = 192 << 20
 """What the rows may take that wait for their row group to be complete, in all tables together."""
 _PARQUET_INTEGERS = ("int", "uint")
@@ -45,10 +47,8 @@ def row_groups(
     rows: Mapping[str, int],
     budget: int = BUFFER_BYTES,
     tables: Mapping[str, Table] = TABLES,
-    most: int | None = None,
 ) -> dict[str, int]:
-    """Rows per row group of each table, ``most`` at most: all of them, begun at the same time, fit into
-    ``budget``.
+    """Rows per row group of each table: all of them, begun at the same time, fit into ``budget``.
 
     It depends on the numbers of rows alone: so do the bytes of the files.
     """
@@ -56,7 +56,7 @@ def row_groups(
     def need(limit: int) -> int:
         return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
 
-    limit = ROW_GROUP if most is None else most
+    limit = ROW_GROUP
     while limit > 1 << 10 and need(limit) > budget:
         limit >>= 1
     return {table: min(count, limit) for table, count in rows.items()}

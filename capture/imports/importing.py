@@ -25,9 +25,6 @@ from hindsight.capture.imports.perf_data import is_perf_data
 from hindsight.capture.imports.tracing_data import MAGIC
 from hindsight.errors import VerificationError
 
-_ROW_GROUP = 1 << 18
-"""Rows in a row group. Smaller ones than those of native captures: their memory is used again, not fresh."""
-
 
 def import_files(
     files: Sequence[Path],
@@ -50,7 +47,7 @@ def import_files(
     Raises ConfigurationError for a file that cannot be read or an unwritable ``out``, VerificationError for
     one that is damaged, big-endian or of an unknown version, BusyError when another process imports it.
     """
-    job = Job(Path(out), comm, force, jobs or available_processors(), slice_bytes, _ROW_GROUP)
+    job = Job(Path(out), comm, force, jobs or available_processors(), slice_bytes)
     bar = progress or Progress(wanted=False)
     results = []
     try:

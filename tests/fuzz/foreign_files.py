@@ -26,15 +26,16 @@ import built
 from hindsight.capture.imports.importing import import_files
 from hindsight.errors import HindsightError
 
-_PAGES = 6
-"""Pages of a processor in a file: so many that chunks follow each other, so few that a case is quick."""
-
 
 class ForeignFiles:
     """Cases are files of one family: ``trace.dat`` or ``perf.data``."""
 
     batch = 16
     seconds = 120.0
+    pages = 6
+    """Of a processor in a file: so many that chunks follow each other, so few that a case is quick."""
+    kinds = 1 << 16
+    """How many events, of the most frequent ones, have their formats in a file."""
 
     def __init__(self, name: str, cases: int) -> None:
         self.name = name
@@ -43,20 +44,29 @@ class ForeignFiles:
         pages = RawPages(name)
         with tempfile.TemporaryDirectory() as directory:
             recorded = built.Recorded(fixture(Path(directory)))
-        recorded.pages = {cpu: data[: _PAGES * built.PAGE] for cpu, data in recorded.pages.items()}
+        recorded.pages = {cpu: data[: self.pages * built.PAGE] for cpu, data in recorded.pages.items()}
         events = []
+        frequent = Counter(
+            number
+            for data in recorded.pages.values()
+            for _, number, _ in reference(data, pages.layout, pages.need).events
+        )
+        ids = {number for number, _ in frequent.most_common(self.kinds)}
+        if len(recorded.formats) > self.kinds:
+            known = {f"{kind.system}/{kind.name}" for kind in pages.kinds if kind.id in ids}
+            recorded.formats = {name: text for name, text in recorded.formats.items() if name in known}
+        need = {number: size for number, size in pages.need.items() if number in ids}
         self.expected: Counter[str] = Counter()
         names = {kind.id: kind.name for kind in pages.kinds}
         for cpu, data in recorded.pages.items():
-            for ts, number, at in reference(data, pages.layout, pages.need).events:
+            for ts, number, at in reference(data, pages.layout, need).events:
                 header = int.from_bytes(data[at - 4 : at], "little") & 31
                 size = 4 * header if 0 < header < 29 else 0
-                if size < pages.need[number]:
-                    size = pages.need[number]
+                size = max(size, need[number])
                 events.append((ts, cpu, number, data[at : at + size]))
                 self.expected[names[number]] += 1
         numbers = sorted({number for _, _, number, _ in events})
-        if name == "trace.dat files":
+        if name.startswith("trace.dat"):
             self.files = [
                 built.version6(recorded),
                 *(built.version7(recorded, how) for how in ("none", "zstd", "zlib")),

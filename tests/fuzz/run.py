@@ -41,6 +41,7 @@ def targets() -> list[Any]:
     """Every target, in the order in which they run."""
     from converted import Converted
     from foreign_files import ForeignFiles
+    from foreign_loads import ForeignLoads
     from format_files import EventFormats, HeaderPages
     from perf_records import PerfRecords
     from proxy_records import ProxyRecords
@@ -62,7 +63,8 @@ def targets() -> list[Any]:
         Units(),
         ProxyRecords(),
     ]
-    imports = [ForeignFiles("trace.dat files", 6000), ForeignFiles("perf.data files", 6000)]
+    loads = [ForeignLoads("trace.dat, loaded", 1_000_000), ForeignLoads("perf.data, loaded", 1_000_000)]
+    imports = [*loads, ForeignFiles("trace.dat files", 6000), ForeignFiles("perf.data files", 6000)]
     return [*found, Unsealed(), Converted(), *imports, shipped]
 
 
