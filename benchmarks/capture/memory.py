@@ -14,7 +14,15 @@ from figures import Figure
 
 from hindsight.capture.formats import parse_header_page
 from hindsight.capture.segments.checksum import Checksum, checksum
-from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, Segment, find_segments, open_segment
+from hindsight.capture.segments.segment import (
+    FACTS,
+    FORMATS,
+    MANIFEST,
+    SEGMENT_VERSION,
+    Segment,
+    find_segments,
+    open_segment,
+)
 
 GIGABYTE = 10**9
 
@@ -51,7 +59,7 @@ def repeat_segment(segment: Segment, target: Path, least_bytes: int) -> int:
         data = json.dumps(content).encode()
         (target / name).write_bytes(data)
         files[name] = {"bytes": len(data), "crc32": checksum(data)}
-    (target / MANIFEST).write_text(json.dumps({"segment_version": 2, "files": files}))
+    (target / MANIFEST).write_text(json.dumps({"segment_version": SEGMENT_VERSION, "files": files}))
     return sum(raw.values()) * times
 
 

@@ -88,6 +88,19 @@ def task_events() -> list[str]:
     return [event for event in wanted if (root / "events" / event / "enable").exists()]
 
 
+def device_events() -> list[str]:
+    """The other tracepoints of the readahead profile: block requests, removals from the page cache."""
+    root = tracefs.locate()
+    events = profile("readahead").events
+    wanted = [event for group in events if group not in FOLLOWING for event in events[group]]
+    return [event for event in wanted if (root / "events" / event / "enable").exists()]
+
+
+def options_of(events: list[str]) -> list[str]:
+    """The options of trace-cmd and perf that record these tracepoints."""
+    return [word for event in events for word in ("-e", event.replace("/", ":"))]
+
+
 def hindsight(out: Path, command: list[str], buffer_kb: int) -> list[str]:
     """`hindsight capture record`: the readahead profile."""
     record = [*HINDSIGHT, "capture", "record", "-o", str(out), "--buffer-kb", str(buffer_kb)]
@@ -105,13 +118,13 @@ def trace_cmd_thread(out: Path, pid: int, buffer_kb: int) -> list[str]:
 
 
 def _trace_cmd(out: Path, buffer_kb: int) -> list[str]:
-    events = [word for event in task_events() for word in ("-e", event.replace("/", ":"))]
-    return [program("trace-cmd"), "record", "-q", "-C", "mono", "-b", str(buffer_kb), "-o", str(out), *events]
+    record = [program("trace-cmd"), "record", "-q", "-C", "mono", "-b", str(buffer_kb), "-o", str(out)]
+    return [*record, *options_of(task_events())]
 
 
-def perf(out: Path, command: list[str], buffer_kb: int) -> list[str]:
+def perf(out: Path, command: list[str], buffer_kb: int, options: Sequence[str] = ()) -> list[str]:
     """`perf record`: the same tracepoints, inherited by children; every event is a sample with its record."""
-    events = [word for event in task_events() for word in ("-e", event.replace("/", ":"))]
+    events = [*options_of(task_events()), *options]
     size = ["-m", f"{buffer_kb}K"]
     record = [program("perf"), "record", "-q", "-o", str(out), "-k", "CLOCK_MONOTONIC", "-c", "1"]
     return [*record, *size, *events, "--", *command]

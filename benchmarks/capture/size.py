@@ -82,8 +82,9 @@ def _fio(directory: Path, file: Path) -> list[str]:
         "--invalidate=1",
         "--output=/dev/null",
     ]
-    jobs += ["--name=random", "--rw=randread", "--bs=4k", "--io_size=24M"]
-    jobs += ["--name=sequential", "--rw=read", "--bs=64k", "--io_size=64M"]
+    # Enough of each that what a file costs, whatever is in it, decides nothing.
+    jobs += ["--name=random", "--rw=randread", "--bs=4k", "--io_size=72M"]
+    jobs += ["--name=sequential", "--rw=read", "--bs=64k", f"--io_size={min(file.stat().st_size, 192 << 20)}"]
     return [recorders.program("fio"), *jobs]
 
 

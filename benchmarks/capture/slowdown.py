@@ -1,7 +1,8 @@
 """How much slower a workload gets while it is recorded: by nobody, hindsight, trace-cmd and perf, in turns.
 
 The workload times itself. Cached reads are the worst case: nothing but system calls and events. Cold reads go
-to the disk. All record the same tracepoints; the order of the arms turns from round to round.
+to the disk. All record the same tracepoints (those of block requests and of removals from the page cache: the
+others in the workload's threads alone, hindsight in any); the order of the arms turns from round to round.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ KINDS = ("cached 4 KiB reads", "cold reads")
 def measure(directory: Path, file: Path, calls: int, rounds: int) -> list[Figure]:
     """One figure for each kind of reads."""
     command = decoding.workload(file, calls, 2 * (file.stat().st_size >> 16))
+    more = recorders.options_of(recorders.device_events())
     arms = {
         "none": lambda out: command,
         "hindsight": lambda out: recorders.hindsight(out, command, BUFFER_KB),
-        "trace-cmd": lambda out: recorders.trace_cmd(out, command, BUFFER_KB),
-        "perf": lambda out: recorders.perf(out, command, BUFFER_KB),
+        "trace-cmd": lambda out: recorders.trace_cmd(out, command, BUFFER_KB, more),
+        "perf": lambda out: recorders.perf(out, command, BUFFER_KB, more),
     }
     times: dict[str, list[tuple[int, int]]] = {arm: [] for arm in arms}
     for number in range(rounds):
