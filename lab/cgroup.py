@@ -150,7 +150,7 @@ class CacheGroup(ThrottleGroup):
     controller = "memory"
 
     def limit_memory(self, size: int) -> None:
-        """At most ``size`` bytes. Raises NotPermittedError where the kernel refuses, or takes another size."""
+        """At most ``size`` bytes. Raises NotPermittedError where the kernel does not take it."""
         file = self.path / ("memory.limit_in_bytes" if self.hierarchy.version == 1 else "memory.max")
         try:
             file.write_text(str(size))

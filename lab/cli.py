@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _configure_sample(commands)
     _configure_device(commands)
+    _configure_validate(commands)
     workloads = commands.add_parser(
         "workloads", help="list the workloads", description="List the workloads, one per line."
     )
@@ -124,6 +125,67 @@ def _configure_device(commands: argparse._SubParsersAction[argparse.ArgumentPars
     remove.add_argument("names", nargs="*", metavar="NAME")
     remove.add_argument("--all", action="store_true", help="every device of the lab")
     remove.set_defaults(run=_remove)
+
+
+def _configure_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    validate = commands.add_parser(
+        "validate",
+        help="predict what settings will do, then run them",
+        description="Record workloads under stock on throttled devices, write down what other settings of "
+        "readahead will come to, then run them live, each beside stock in every round, and hold the "
+        "predictions against what was measured. Goes on where it was if it was interrupted: repeat the "
+        "command. Needs root.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    validate.add_argument("suite", metavar="SUITE", help="readahead, patterns or programs")
+    validate.add_argument("--quick", action="store_true", help="a part of it that takes 20 minutes")
+    validate.add_argument(
+        "--rounds", type=int, metavar="N", help="of every setting (default: the suite's, 10)"
+    )
+    validate.add_argument("--seed", type=int, default=1, metavar="N", help="of files, accesses and order")
+    validate.add_argument(
+        "--package", type=Path, metavar="DIR", help="model package (default: the newest in models/exported)"
+    )
+    validate.add_argument(
+        "--work", type=Path, metavar="DIR", help="journal and recordings (default: build/validate/SUITE)"
+    )
+    validate.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="of the result (default: data/measured/SUITE)"
+    )
+    validate.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the images of the devices are put"
+    )
+    validate.add_argument("--json", action="store_true", help="print the summary as JSON")
+    validate.set_defaults(run=_validate)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    import json
+    from dataclasses import replace
+
+    from hindsight.lab.device import IMAGES
+    from hindsight.lab.measured import terminal
+    from hindsight.lab.suites import find_suite
+    from hindsight.lab.validate import ValidateOptions, validate
+
+    suite = find_suite(arguments.suite, arguments.quick)
+    if arguments.rounds is not None:
+        suite = replace(suite, rounds=arguments.rounds)
+    packages = sorted(Path("models/exported").glob("readahead-*/manifest.json"))
+    found = packages[-1].parent if packages else None
+    result = validate(
+        ValidateOptions(
+            suite=suite,
+            work=arguments.work or Path("build/validate") / suite.name,
+            output=arguments.output or Path("data/measured") / suite.name,
+            seed=arguments.seed,
+            package=arguments.package or found,
+            images=arguments.images or IMAGES,
+        )
+    )
+    print(json.dumps(result, indent=1, sort_keys=True) if arguments.json else terminal(result))
+    return 0
 
 
 def _record_sample(arguments: argparse.Namespace) -> int:

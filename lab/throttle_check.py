@@ -1,5 +1,6 @@
-"""Is the throttle in force? Random reads at depth 1 by a process of the throttled group: of 4 KiB each for the
-limit of requests, of 1 MiB each for the limit of bytes.
+"""Is the throttle in force? Random reads at depth 1 by a process of the throttled group.
+
+They have 4 KiB each for the limit of requests, 1 MiB each for the limit of bytes.
 
 The reads are direct, so that each is a request of the device and none is served by the page cache. Run as
 ``python -m hindsight.lab.throttle_check FILE SECONDS SEED BLOCK`` it is that process: it prints the number of
@@ -88,9 +89,7 @@ def check_throttle(
         reads, elapsed = map(int, result.stdout.split())
         after, sectors_after = device.read_counters()
         limit = device.profile.read_iops if block == BLOCK else device.profile.read_bps
-        return ThrottleCheck(
-            reads, after - before, elapsed, limit, block, (sectors_after - sectors) * SECTOR
-        )
+        return ThrottleCheck(reads, after - before, elapsed, limit, block, (sectors_after - sectors) * SECTOR)
     finally:
         path.unlink(missing_ok=True)
 
