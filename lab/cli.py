@@ -230,7 +230,10 @@ def _create(arguments: argparse.Namespace) -> int:
     else:
         profile = device.custom_profile(arguments.iops or 0, arguments.bandwidth or 0)
     made = device.create(
-        arguments.name, profile, arguments.size, arguments.images or device.IMAGES,
+        arguments.name,
+        profile,
+        arguments.size,
+        arguments.images or device.IMAGES,
         cache_bytes=arguments.cache,
     )
     try:

@@ -41,7 +41,7 @@ READ_AHEAD_KB = 128
 
 
 FILESYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
-    "ext4": (("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"), ""),
+    "ext4": (("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"), ""),
     "ext4-1k": (("mkfs.ext4", "-q", "-F", "-b", "1024", "-E", "lazy_itable_init=0"), ""),
     "ext4-journal": (("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"), ",data=journal"),
     "ext2": (("mkfs.ext2", "-q", "-F"), ""),

@@ -137,7 +137,7 @@ def _device(stack: contextlib.ExitStack, options: ValidateOptions, part: Part, j
     key = hashlib.sha256(str(options.work.resolve()).encode()).hexdigest()[:8]
     name = f"validate-{key}-{part.profile}"
     profile = profile_named(part.profile)
-    for left in (one for one in devices.existing() if one.name == name):
+    for left in (one for one in devices.existing()[0] if one.name == name):
         if left.profile == profile and devices.is_attached(left):
             stack.callback(devices.remove, left)
             devices.remount_cold(left)
