@@ -7,10 +7,11 @@ Which one exists is probed from the mounts, never from a version.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +160,21 @@ class CacheGroup(ThrottleGroup):
             raise NotPermittedError(f"cannot write {size} to {file}: {error}", "Run as root.") from error
         if not size - (64 << 10) < taken <= size:
             raise NotPermittedError(f"the kernel took {taken} for {size} in {file}", "Ask for whole MiB.")
+
+
+@contextlib.contextmanager
+def cache_group(name: str, size: int) -> Iterator[CacheGroup]:
+    """A group of ``size`` bytes of memory for the length of a ``with`` block.
+
+    Raises NotPermittedError where it cannot be made or limited.
+    """
+    group = CacheGroup(name, find_memory_hierarchy())
+    try:
+        group.create()
+        group.limit_memory(size)
+        yield group
+    finally:
+        group.remove()
 
 
 def _kill(pid: int, number: int) -> None:
