@@ -1,4 +1,4 @@
-"""Predictions from recordings of the sample; what the kernel itself recorded is the oracle where there is one."""
+"""Predictions from recordings of the sample; what the kernel recorded is the oracle where there is one."""
 
 from __future__ import annotations
 

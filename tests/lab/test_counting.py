@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_what_stays_cached_is_an_error(made: lab_device.LabDevice, monkeypatch: 
     path.write_bytes(os.urandom(4 * PAGE))
     monkeypatch.setattr(cold, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(cold, "remount_cold", lambda device: path.read_bytes())
-    with pytest.raises(HindsightError, match="4 pages of .* are cached"):
+    with pytest.raises(HindsightError, match=r"4 pages of .* are cached"):
         cold.make_cold(made, made.mount_point)
 
 
@@ -84,7 +85,7 @@ def test_breaks_are_those_that_filefrag_shows(made: lab_device.LabDevice) -> Non
         ]
         assert rows
         expected = [
-            here[0] for before, here in zip(rows, rows[1:], strict=False) if before[1] + before[2] != here[1]
+            here[0] for before, here in pairwise(rows) if before[1] + before[2] != here[1]
         ]
         assert breaks(path).tolist() == expected
     assert len(breaks(one)) > 256
