@@ -125,7 +125,7 @@ def test_a_limit_of_memory_limits_what_is_cached(lab_host: None, images: Path, d
         pytest.skip(error.message)
     profile = lab_device.custom_profile(0, 512 << 20)
     limit = 24 << 20
-    with lab_device.throttled_device(device_name, profile, 192 << 20, images, limit) as made:
+    with lab_device.throttled_device(device_name, profile, 192 << 20, images, cache_bytes=limit) as made:
         path = made.mount_point / "file"
         path.write_bytes(os.urandom(96 << 20))
         lab_device.remount_cold(made)
