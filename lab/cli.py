@@ -16,7 +16,8 @@ EXAMPLES = """examples:
   sudo hindsight lab device create mine --profile P1 --size 2G
   sudo hindsight lab device create slow --iops 500 --bandwidth 40M --size 512M --cache 256M
   sudo hindsight lab device remove mine slow
-  sudo hindsight lab fuzz-readahead --seed 1 --seeds 20      random programs, replay against kernel
+  sudo hindsight lab validate readahead --quick                predict, then run; about 20 minutes
+  sudo hindsight lab fuzz-readahead --seed 1 --seeds 20        random programs, replay against kernel
 """
 
 

@@ -10,7 +10,8 @@ settings is what the replay makes of them; nothing measured under them exists ye
 - Requests of the device: bios, cut as the block layer cuts them (:mod:`hindsight.lab.requests`). Modelled.
   With a model in the loop they are counted otherwise, since the order in time matters: by a second replay
   on a device that takes the same time for each piece and knows no throttle; its busy time tells how many
-  there were. That knows the largest request, but neither segments nor extents.
+  there were. That knows the largest request, but neither segments nor extents, and joins what adjoins: on the
+  recordings of the sample it counts up to 1.5 % less where neither matters.
 - Time: the simulated time until the last read has ended, and the recorded time before the first and after
   the last one. Modelled.
 """
