@@ -92,8 +92,8 @@ def test_time_is_what_the_model_of_time_says_and_what_is_around_it(
 def test_two_ways_to_count_requests_agree_where_segments_do_not_matter(
     recorded: tuple[Capture, Demand], calibration: dict[str, dict[str, int]]
 ) -> None:
-    """From bios of the untimed replay, and from the busy time of a device in the timed one, which submits side
-    by side what two calls of one read fetch: a few less."""
+    """From bios of the untimed replay, and from the busy time of a device in the timed one: that joins what
+    adjoins, and counts a few less."""
     _, demand = recorded
     plain = Blocks(Limits(320, 1 << 30, 1 << 30), {})
     from_bios = predict(demand, calibration, STOCK, 0, plain).requests
