@@ -187,8 +187,8 @@ def delay(context: Context, cost: MetricInfo) -> list[dict[str, Any]]:
 
 
 def live(context: Context, limits: Thresholds) -> tuple[bool | None, dict[str, Any] | None]:
-    """``context["live_check"]`` = {pairs, sign_right, median_error, p90_error} (shares) and ``points``, one for
-    each pair: passed?, section."""
+    """``context["live_check"]`` = {pairs, sign_right, median_error, p90_error} (shares), ``points``, one a
+    pair: passed?, section."""
     given = context.get("live_check")
     if not given:
         return None, None

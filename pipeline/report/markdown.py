@@ -124,7 +124,7 @@ def _replay(report: Report) -> list[str]:
     if live:
         lines.append(
             f"- Predicted, then run live: sign right in {numbers.figure(live['sign_right'])} of "
-            f"{live['pairs']} pairs in which something changed, median error {numbers.figure(live['median_error'])}, p90 "
-            f"{numbers.figure(live['p90_error'])}."
+            f"{live['pairs']} pairs in which something changed, median error "
+            f"{numbers.figure(live['median_error'])}, p90 {numbers.figure(live['p90_error'])}."
         )
     return [*lines, ""]
