@@ -124,16 +124,31 @@ class ThrottleGroup:
         """Processes in the group now."""
         return [int(pid) for pid in _read(self.path / "cgroup.procs").split()]
 
-    def remove(self) -> None:
-        """End the group's processes (SIGTERM, SIGKILL after a second) and remove it; no error if absent.
+    def empty(self) -> None:
+        """End the group's processes: SIGTERM, SIGKILL after a second.
 
-        Raises HindsightError if it still has processes after five seconds.
+        Raises HindsightError if it still has some after five seconds.
         """
         deadline = time.monotonic() + 5
         kill_after = time.monotonic() + 1
-        while self.path.exists():
-            for pid in self.pids():
+        while pids := self.pids():
+            if time.monotonic() > deadline:
+                raise HindsightError(
+                    f"processes {', '.join(map(str, pids))} of {self.path} do not end",
+                    "They wait for something in the kernel: see /proc/PID/stack.",
+                )
+            for pid in pids:
                 _kill(pid, signal.SIGTERM if time.monotonic() < kill_after else signal.SIGKILL)
+            time.sleep(0.05)
+
+    def remove(self) -> None:
+        """End the group's processes, as :meth:`empty`, and remove it; no error if absent.
+
+        Raises HindsightError if that is not done after five seconds.
+        """
+        deadline = time.monotonic() + 5
+        while self.path.exists():
+            self.empty()
             try:
                 self.path.rmdir()
             except OSError as error:
@@ -178,6 +193,8 @@ def cache_group(name: str, size: int) -> Iterator[CacheGroup]:
 
 
 def _kill(pid: int, number: int) -> None:
+    if pid <= 0:
+        return  # 0: a process that this name space does not see
     try:
         os.kill(pid, number)
     except ProcessLookupError:

@@ -140,6 +140,7 @@ def _device(stack: contextlib.ExitStack, options: ValidateOptions, part: Part, j
     for left in (one for one in devices.existing()[0] if one.name == name):
         if left.profile == profile and devices.is_attached(left):
             stack.callback(devices.remove, left)
+            left.throttle.empty()  # a program that outlived the session reads on, and keeps the mount busy
             devices.remount_cold(left)
             if _mark(left) in {entry["mark"] for entry in journal.of("files")}:
                 devices.set_read_ahead(left, devices.READ_AHEAD_KB)

@@ -78,6 +78,11 @@ def test_a_tiny_suite_that_is_ended_in_the_middle_and_goes_on(
         assert left_behind(images, before) == []
     else:
         assert left_behind(images, before) != [], "killed, it could not clean up"
+        (left,) = [one for one in lab_device.existing()[0] if one.name not in before]
+        # Its program may run on, too, and keep the mount busy.
+        stays = ["sh", "-c", f"trap '' TERM; exec < {left.mount_point}/.files-written; echo in; sleep 600"]
+        running = subprocess.Popen(left.command(stays), stdout=subprocess.PIPE, text=True)
+        assert running.stdout is not None and running.stdout.readline() == "in\n"
     written = (work / PREDICTIONS).read_bytes()
     unfinished = len(entries(work))
 
@@ -86,6 +91,8 @@ def test_a_tiny_suite_that_is_ended_in_the_middle_and_goes_on(
     options = ValidateOptions(TINY, work, output, images=images, image_bytes=256 << 20)
     result = validate(options)
     assert left_behind(images, before) == []
+    if number == signal.SIGKILL:
+        assert running.wait(timeout=5) != 0, "what was running of the killed session was ended"
     journal = entries(work)
     kinds = [entry["kind"] for entry in journal]
     assert kinds.count("plan") == kinds.count("predicted") == 1 and kinds.count("session") == 2
