@@ -7,6 +7,7 @@ throttled: otherwise their reads take requests from the throttle that no setting
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -22,13 +23,18 @@ def make_cold(device: LabDevice, directory: Path) -> None:
     """Drop what is cached of the device, then read the metadata of the files below ``directory``.
 
     Where another mount name space has a copy of the mount, the file system lives on, with its cache, until
-    that is gone: it is tried again for so long. Raises HindsightError if a page of these files is still
-    cached then.
+    that is gone: then the files' pages are dropped one file at a time, and all is tried again for some time.
+    Raises HindsightError if a page of these files is still cached then.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         remount_cold(device)
         files = files_below(directory)
+        cached, _ = cached_pages(files)
+        if not cached:
+            break
+        for path in files:
+            _forget(path)
         cached, _ = cached_pages(files)
         if not cached:
             break
@@ -40,3 +46,11 @@ def make_cold(device: LabDevice, directory: Path) -> None:
         time.sleep(0.2)
     for path in files:
         read_metadata(path)
+
+
+def _forget(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)

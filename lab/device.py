@@ -15,6 +15,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -39,6 +40,9 @@ IMAGES = Path("/var/tmp")
 READ_AHEAD_KB = 128
 """The kernel's default for a plain disk (VM_READAHEAD_PAGES, include/linux/mm.h)."""
 
+
+DETACH_SECONDS = 30.0
+"""A process that made a mount name space of its own while the device was mounted holds it, until it ends."""
 
 FILESYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
     "ext4": (("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"), ""),
@@ -222,12 +226,14 @@ def remove(device: LabDevice) -> None:
     unmount(device)
     for node in _attached(device.image):
         _run("losetup", "--detach", node)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DETACH_SECONDS
     while _attached(device.image) and time.monotonic() < deadline:
         time.sleep(0.02)
     if _attached(device.image):
         raise HindsightError(
-            f"{device.image} is still attached", f"Find its user: `fuser -vm {device.node}`."
+            f"{device.image} is still attached",
+            f"Find its user: `fuser -vm {device.node}`, or a process with a mount name space of its own "
+            f"(`lsns -t mnt`); then: `hindsight lab device remove {device.name}`.",
         )
     Path(device.image).unlink(missing_ok=True)
     home = STATE / device.name
@@ -252,8 +258,18 @@ def throttled_device(
     device = create(name, profile, size, images, filesystem, cache_bytes)
     try:
         yield device
-    finally:
+    except BaseException:
+        remove_after_failure(device)
+        raise
+    remove(device)
+
+
+def remove_after_failure(device: LabDevice) -> None:
+    """Remove it; where that fails, say so, for the failure before it is what must be raised."""
+    try:
         remove(device)
+    except HindsightError as error:
+        print(f"hindsight: {error}", file=sys.stderr)
 
 
 def existing() -> tuple[list[LabDevice], list[ConfigurationError]]:
