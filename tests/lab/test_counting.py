@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import subprocess
@@ -60,9 +61,35 @@ def test_what_stays_cached_is_an_error(made: lab_device.LabDevice, monkeypatch: 
     path = made.mount_point / "file"
     path.write_bytes(os.urandom(4 * PAGE))
     monkeypatch.setattr(cold, "PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr(cold, "remount_cold", lambda device: path.read_bytes())
-    with pytest.raises(HindsightError, match=r"4 pages of .* are cached"):
+    monkeypatch.setattr(cold, "remount_cold", lambda device: None)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as held:
+        assert len(held[:]) == 4 * PAGE  # mapped pages stay, whatever is advised
+        with pytest.raises(HindsightError, match=r"4 pages of .* are cached"):
+            cold.make_cold(made, made.mount_point)
+
+
+def test_a_copy_of_the_mount_in_another_name_space_keeps_nothing_cached(
+    lab_host: None, images: Path, device_name: str
+) -> None:
+    unshare = path_of("unshare")
+    if unshare is None:
+        pytest.skip("unshare is not installed (apt-get install util-linux)")
+    with lab_device.throttled_device(device_name, lab_device.PROFILES["P2"], 192 << 20, images) as made:
+        path = made.mount_point / "file"
+        path.write_bytes(os.urandom(64 * PAGE))
+        os.sync()
+        holder = subprocess.Popen(
+            [unshare, "-m", "sh", "-c", "echo in; sleep 4"], stdout=subprocess.PIPE, text=True
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == "in\n"
+        lab_device.remount_cold(made)
+        path.read_bytes()
+        lab_device.remount_cold(made)
+        assert cached_pages([path])[0] == 64, "the file system lived on"
         cold.make_cold(made, made.mount_point)
+        assert cached_pages([path])[0] == 0
+    assert not Path(made.image).exists(), "removing waited until the holder had ended"
+    holder.communicate(timeout=10)
 
 
 def test_breaks_are_those_that_filefrag_shows(made: lab_device.LabDevice) -> None:
