@@ -1,4 +1,4 @@
-"""``hindsight lab``: throttled devices, real workloads, and the recording of the sample dataset."""
+"""``hindsight lab``: throttled devices, real workloads, the sample dataset, predictions held against runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ EXAMPLES = """examples:
   hindsight lab workloads                                      what can be run
   sudo hindsight lab record-sample -o /tmp/sample              every workload, both devices, two passes
   sudo hindsight lab record-sample -o /tmp/quick --passes 1 --profile P2 --only fio-runs --only sqlite3-scan
-  sudo hindsight lab device create mine --profile P1 --size 2048
-  sudo hindsight lab device remove mine
-  sudo hindsight lab fuzz-readahead --seed 1 --seeds 20      random programs, replay against kernel
+  sudo hindsight lab device create mine --profile P1 --size 2G
+  sudo hindsight lab device create slow --iops 500 --bandwidth 40M --size 512M --cache 256M
+  sudo hindsight lab device remove mine slow
+  sudo hindsight lab validate readahead --quick                predict, then run; about 20 minutes
+  sudo hindsight lab fuzz-readahead --seed 1 --seeds 20        random programs, replay against kernel
 """
 
 
@@ -25,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _configure_sample(commands)
     _configure_device(commands)
+    _configure_validate(commands)
     workloads = commands.add_parser(
         "workloads", help="list the workloads", description="List the workloads, one per line."
     )
@@ -87,13 +90,32 @@ def _configure_sample(commands: argparse._SubParsersAction[argparse.ArgumentPars
     sample.set_defaults(run=_record_sample)  # fmt: skip
 
 
+def _size(text: str) -> int:
+    """Bytes; ``text`` is a number with K, M or G (of 1,024), a number alone is in MiB."""
+    import re
+
+    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 512M or 2G")
+    return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2].upper() or "M"]
+
+
 def _configure_device(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     device = commands.add_parser("device", help="create, list and remove throttled devices")
     actions = device.add_subparsers(dest="action", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="set one up; it stays until it is removed")
     create.add_argument("name")
-    create.add_argument("--profile", default="P1", metavar="NAME", help="P1 or P2 (default: %(default)s)")
-    create.add_argument("--size", type=int, default=1024, metavar="MIB", help="(default: %(default)s)")
+    create.add_argument("--profile", metavar="NAME", help="P1 or P2 (default: P1)")
+    create.add_argument("--iops", type=int, metavar="N", help="reads per second, instead of a profile")
+    create.add_argument(
+        "--bandwidth", type=_size, metavar="B", help="bytes read per second, instead of a profile"
+    )
+    create.add_argument(
+        "--size", type=_size, default=1 << 30, metavar="S", help="of the device (default: 1024M)"
+    )
+    create.add_argument(
+        "--cache", type=_size, default=0, metavar="S", help="memory of its programs, page cache included"
+    )
     create.add_argument(
         "--images", type=Path, metavar="DIR", help="where its image is put (default: /var/tmp)"
     )
@@ -104,6 +126,67 @@ def _configure_device(commands: argparse._SubParsersAction[argparse.ArgumentPars
     remove.add_argument("names", nargs="*", metavar="NAME")
     remove.add_argument("--all", action="store_true", help="every device of the lab")
     remove.set_defaults(run=_remove)
+
+
+def _configure_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    validate = commands.add_parser(
+        "validate",
+        help="predict what settings will do, then run them",
+        description="Record workloads under stock on throttled devices, write down what other settings of "
+        "readahead will come to, then run them live, each beside stock in every round, and hold the "
+        "predictions against what was measured. Goes on where it was if it was interrupted: repeat the "
+        "command. Needs root.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    validate.add_argument("suite", metavar="SUITE", help="readahead, patterns or programs")
+    validate.add_argument("--quick", action="store_true", help="a part of it that takes 20 minutes")
+    validate.add_argument(
+        "--rounds", type=int, metavar="N", help="of every setting (default: the suite's, 10)"
+    )
+    validate.add_argument("--seed", type=int, default=1, metavar="N", help="of files, accesses and order")
+    validate.add_argument(
+        "--package", type=Path, metavar="DIR", help="model package (default: the newest in models/exported)"
+    )
+    validate.add_argument(
+        "--work", type=Path, metavar="DIR", help="journal and recordings (default: build/validate/SUITE)"
+    )
+    validate.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="of the result (default: data/measured/SUITE)"
+    )
+    validate.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the images of the devices are put"
+    )
+    validate.add_argument("--json", action="store_true", help="print the summary as JSON")
+    validate.set_defaults(run=_validate)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    import json
+    from dataclasses import replace
+
+    from hindsight.lab.device import IMAGES
+    from hindsight.lab.measured import terminal
+    from hindsight.lab.suites import find_suite
+    from hindsight.lab.validate import ValidateOptions, validate
+
+    suite = find_suite(arguments.suite, arguments.quick)
+    if arguments.rounds is not None:
+        suite = replace(suite, rounds=arguments.rounds)
+    packages = sorted(Path("models/exported").glob("readahead-*/manifest.json"))
+    found = packages[-1].parent if packages else None
+    result = validate(
+        ValidateOptions(
+            suite=suite,
+            work=arguments.work or Path("build/validate") / suite.name,
+            output=arguments.output or Path("data/measured") / suite.name,
+            seed=arguments.seed,
+            package=arguments.package or found,
+            images=arguments.images or IMAGES,
+        )
+    )
+    print(json.dumps(result, indent=1, sort_keys=True) if arguments.json else terminal(result))
+    return 0
 
 
 def _record_sample(arguments: argparse.Namespace) -> int:
@@ -136,15 +219,47 @@ def _workloads(arguments: argparse.Namespace) -> int:
 
 
 def _create(arguments: argparse.Namespace) -> int:
+    from hindsight.errors import HindsightError, UsageError
     from hindsight.lab import device
+    from hindsight.lab.throttle_check import BLOCK, LARGE, check_throttle
 
+    limits = (arguments.iops, arguments.bandwidth)
+    if limits == (None, None):
+        profile = device.profile_named(arguments.profile or "P1")
+    elif arguments.profile is not None:
+        raise UsageError("a profile has its own limits", "Give --profile, or --iops and --bandwidth.")
+    else:
+        profile = device.custom_profile(arguments.iops or 0, arguments.bandwidth or 0)
     made = device.create(
         arguments.name,
-        device.profile_named(arguments.profile),
-        arguments.size << 20,
+        profile,
+        arguments.size,
         arguments.images or device.IMAGES,
+        cache_bytes=arguments.cache,
     )
+    try:
+        checks = [check_throttle(made, block=block) for block in (BLOCK, LARGE)]
+        if not all(check.effective for check in checks):
+            raise HindsightError(
+                f"the throttle of {made.node} is not in force: {checks[0].iops:.0f} reads/s, "
+                f"{checks[1].rate / 2**20:.0f} MiB/s",
+                "Another controller may be in charge of it: see `mount | grep cgroup`.",
+            )
+    except BaseException:
+        device.remove(made)
+        raise
     print(f"{made.name}: {made.node} ({made.number}) on {made.mount_point}; throttled in {made.group}")
+    if made.cache_group:
+        print(f"memory of its programs: {made.cache_bytes >> 20} MiB, in {made.cache_group}")
+    small, large = checks
+    remark = "" if small.reached and large.reached else "; what is below it is slower than the limits"
+    print(
+        f"measured: {small.iops:.0f} reads/s of 4 KiB (limit {profile.read_iops or 'none'}), "
+        f"{large.rate / 2**20:.0f} MiB/s in reads of 1 MiB (limit "
+        f"{profile.read_bps / 2**20:.4g}){remark}"
+        if profile.read_bps
+        else f"measured: {small.iops:.0f} reads/s of 4 KiB (limit {profile.read_iops}){remark}"
+    )
     return 0
 
 

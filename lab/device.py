@@ -15,13 +15,20 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from hindsight.errors import ConfigurationError, HindsightError, NotPermittedError, UsageError
-from hindsight.lab.cgroup import ThrottleGroup, find_hierarchy
+from hindsight.lab.cgroup import (
+    CacheGroup,
+    ThrottleGroup,
+    find_hierarchy,
+    find_memory_hierarchy,
+    joining,
+)
 from hindsight.lab.programs import path_of, require
 
 STATE = Path("/run/hindsight-lab")
@@ -34,8 +41,11 @@ READ_AHEAD_KB = 128
 """The kernel's default for a plain disk (VM_READAHEAD_PAGES, include/linux/mm.h)."""
 
 
+DETACH_SECONDS = 30.0
+"""A process that made a mount name space of its own while the device was mounted holds it, until it ends."""
+
 FILESYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
-    "ext4": (("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"), ""),
+    "ext4": (("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"), ""),
     "ext4-1k": (("mkfs.ext4", "-q", "-F", "-b", "1024", "-E", "lazy_itable_init=0"), ""),
     "ext4-journal": (("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0"), ",data=journal"),
     "ext2": (("mkfs.ext2", "-q", "-F"), ""),
@@ -46,7 +56,7 @@ FILESYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """What a device gives: reads per second and bytes per second."""
+    """What a device gives: reads per second and bytes per second, 0 = not limited."""
 
     name: str
     read_iops: int
@@ -74,6 +84,9 @@ class LabDevice:
     group: str
     node: str = ""
     filesystem: str = "ext4"
+    cache_group: str = ""
+    """Of the memory controller; empty if the page cache is not limited."""
+    cache_bytes: int = 0
 
     @property
     def number(self) -> str:
@@ -92,9 +105,28 @@ class LabDevice:
         hierarchy = find_hierarchy()
         return ThrottleGroup(str(path.relative_to(hierarchy.root)), hierarchy)
 
+    @property
+    def cache(self) -> CacheGroup | None:
+        """The cgroup that limits the page cache of its processes, if there is one."""
+        if not self.cache_group:
+            return None
+        hierarchy = find_memory_hierarchy()
+        return CacheGroup(str(Path(self.cache_group).relative_to(hierarchy.root)), hierarchy)
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """``argv`` so wrapped that it starts as a member of the device's cgroups."""
+        groups = dict.fromkeys([self.group, self.cache_group] if self.cache_group else [self.group])
+        return joining([Path(group) for group in groups], argv)
+
+    def read_counters(self) -> tuple[int, int]:
+        """(requests, sectors of 512 bytes) that the device has read since it was attached
+        (Documentation/block/stat.rst)."""
+        fields = (Path("/sys/block") / Path(self.node).name / "stat").read_text().split()
+        return int(fields[0]), int(fields[2])
+
     def completed_reads(self) -> int:
-        """Read requests that the device completed since it was attached (Documentation/block/stat.rst)."""
-        return int((Path("/sys/block") / Path(self.node).name / "stat").read_text().split()[0])
+        """Read requests that the device completed since it was attached."""
+        return self.read_counters()[0]
 
 
 def profile_named(name: str) -> Profile:
@@ -107,11 +139,24 @@ def profile_named(name: str) -> Profile:
         ) from None
 
 
+def custom_profile(read_iops: int, read_bps: int) -> Profile:
+    """A profile of these limits, 0 = none; UsageError if both are none, or one is negative."""
+    if min(read_iops, read_bps) < 0 or max(read_iops, read_bps) == 0:
+        raise UsageError("a device needs a limit", "Give --iops, --bandwidth or both, above zero.")
+    return Profile("custom", read_iops, read_bps, "limits of its own")
+
+
 def create(
-    name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAGES, filesystem: str = "ext4"
+    name: str,
+    profile: Profile,
+    size: int = 1 << 30,
+    images: Path = IMAGES,
+    filesystem: str = "ext4",
+    cache_bytes: int = 0,
 ) -> LabDevice:
     """Set up a device of ``size`` bytes and return it; whatever fails on the way is undone.
 
+    ``cache_bytes``: memory that its programs may use, page cache included (0 = no limit).
     Raises NotPermittedError (not root, no loop devices, no throttle, no direct I/O), ConfigurationError (a
     device of that name exists, no space), HindsightError (a command failed).
     """
@@ -142,6 +187,9 @@ def create(
         filesystem=filesystem,
     )
     try:
+        if cache_bytes:
+            root = find_memory_hierarchy().root
+            device = replace(device, cache_group=str(root / group), cache_bytes=cache_bytes)
         _save(device)
         _allocate(device)
         device = replace(device, node=_attach(device))
@@ -150,6 +198,9 @@ def create(
         mount(device)
         device.throttle.create()
         device.throttle.limit(device.number, profile.read_iops, profile.read_bps)
+        if (cache := device.cache) is not None:
+            cache.create()
+            cache.limit_memory(cache_bytes)
         set_read_ahead(device, READ_AHEAD_KB)
     except BaseException:
         with contextlib.suppress(HindsightError):
@@ -169,15 +220,20 @@ def remove(device: LabDevice) -> None:
             with contextlib.suppress(NotPermittedError, OSError):
                 group.limit(device.number, None, None)
         group.remove()
+    with contextlib.suppress(NotPermittedError):
+        if (cache := device.cache) is not None:
+            cache.remove()
     unmount(device)
     for node in _attached(device.image):
         _run("losetup", "--detach", node)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + DETACH_SECONDS
     while _attached(device.image) and time.monotonic() < deadline:
         time.sleep(0.02)
     if _attached(device.image):
         raise HindsightError(
-            f"{device.image} is still attached", f"Find its user: `fuser -vm {device.node}`."
+            f"{device.image} is still attached",
+            f"Find its user: `fuser -vm {device.node}`, or a process with a mount name space of its own "
+            f"(`lsns -t mnt`); then: `hindsight lab device remove {device.name}`.",
         )
     Path(device.image).unlink(missing_ok=True)
     home = STATE / device.name
@@ -191,14 +247,29 @@ def remove(device: LabDevice) -> None:
 
 @contextlib.contextmanager
 def throttled_device(
-    name: str, profile: Profile, size: int = 1 << 30, images: Path = IMAGES, filesystem: str = "ext4"
+    name: str,
+    profile: Profile,
+    size: int = 1 << 30,
+    images: Path = IMAGES,
+    filesystem: str = "ext4",
+    cache_bytes: int = 0,
 ) -> Iterator[LabDevice]:
     """A device for the length of a ``with`` block; it is removed also when the block fails."""
-    device = create(name, profile, size, images, filesystem)
+    device = create(name, profile, size, images, filesystem, cache_bytes)
     try:
         yield device
-    finally:
+    except BaseException:
+        remove_after_failure(device)
+        raise
+    remove(device)
+
+
+def remove_after_failure(device: LabDevice) -> None:
+    """Remove it; where that fails, say so, for the failure before it is what must be raised."""
+    try:
         remove(device)
+    except HindsightError as error:
+        print(f"hindsight: {error}", file=sys.stderr)
 
 
 def existing() -> tuple[list[LabDevice], list[ConfigurationError]]:
@@ -223,9 +294,23 @@ def find(name: str) -> LabDevice:
     return _load(path)
 
 
+def is_attached(device: LabDevice) -> bool:
+    """Whether its loop device exists and is that of its image."""
+    return bool(device.node) and _attached(device.image) == [device.node]
+
+
 def mount(device: LabDevice) -> None:
-    """Mount the file system, without access times (they would write)."""
+    """Mount the file system, without access times (they would write).
+
+    Nor does ext4 prefetch block bitmaps, where it can be told so: a kernel thread would read them some time
+    after mounting, beside what is measured.
+    """
     options = f"noatime{FILESYSTEMS[device.filesystem][1]}"
+    if device.filesystem.startswith("ext4"):
+        with contextlib.suppress(HindsightError):
+            quiet = f"{options},no_prefetch_block_bitmaps"
+            _run("mount", "-o", quiet, device.node, str(device.mount_point))
+            return
     _run("mount", "-o", options, device.node, str(device.mount_point))
 
 

@@ -60,23 +60,30 @@ class Run:
 
 
 def record_workload(
-    workload: Workload, device: LabDevice, number: int, seed: int, seconds: float, raw: Path
+    workload: Workload,
+    device: LabDevice,
+    number: int,
+    seed: int,
+    budget: Budget,
+    raw: Path,
+    make_cold: Callable[[LabDevice], None] = remount_cold,
 ) -> Run:
     """Run ``workload`` on ``device`` from dropped caches and record it into a new segment under ``raw``.
 
+    ``make_cold`` drops the caches.
     Raises ConfigurationError if its program is not installed, HindsightError if the program or the recorder
     fails.
     """
     require(workload.program)
     files = device.mount_point / workload.files.name
-    argv = workload.command(files, seed, Budget(seconds, device.profile.read_iops))
-    remount_cold(device)
+    argv = workload.command(files, seed, budget)
+    make_cold(device)
     reads = device.completed_reads()
     waits = processor_waits()
     begin = time.monotonic_ns()
     major, minor = map(int, device.number.split(":"))
     outcome = run_recorder(
-        device.throttle.command,
+        device.command,
         {"out": str(raw.resolve()), "command": argv, "label": workload.name, "devices": [[major, minor]],
          "user": "root", "buffer_kb": BUFFER_KB, "duration": LIMIT_SECONDS},
     )  # fmt: skip

@@ -20,7 +20,7 @@ from hindsight.lab.quiet import QUIET_PERMILLE, Patience
 from hindsight.lab.reclaim import discard, disturbed_share
 from hindsight.lab.recording import Run, record_workload
 from hindsight.lab.throttle_check import ThrottleCheck, check_throttle
-from hindsight.lab.workloads import FileSet, Workload, file_sets, select
+from hindsight.lab.workloads import Budget, FileSet, Workload, file_sets, select
 
 IMAGE_BYTES = 2 << 30
 ATTEMPTS = 4
@@ -70,7 +70,7 @@ def record_sample(options: SampleOptions) -> int:
     output = options.output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_interruptible())
+        stack.enter_context(interruptible())
         # Beside the output, so that putting it in its place is a rename.
         work = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent))
@@ -135,11 +135,12 @@ def _run(
     from hindsight.capture.conversion.convert import convert
 
     fast = device.profile.read_iops >= FAST_IOPS
+    budget = Budget(options.seconds, device.profile.read_iops)
     takes: list[tuple[float, int, Run]] = []
     while len(takes) < ATTEMPTS:
         if fast:
             patience.wait()
-        run = record_workload(workload, device, number, seed, options.seconds, raw)
+        run = record_workload(workload, device, number, seed, budget, raw)
         # Names of programs are public here: they are what the workloads are.
         convert([run.segment], dataset, comm=True)
         share = disturbed_share(dataset, run.segment.name)
@@ -193,8 +194,8 @@ def _publish(fresh: Path, output: Path, work: Path) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the recording as Ctrl-C does, so that devices are removed."""
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends what is in the ``with`` block as Ctrl-C does, so that devices are removed."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hindsight.pipeline.ingested import Calibration, Ingested
+from hindsight.pipeline.live import live_check
 from hindsight.pipeline.params import Layout, Params
 from hindsight.pipeline.split import Split
 from hindsight.pipeline.store import read_json, sha256
@@ -51,6 +52,7 @@ def build_context(
             "features": [feature.name for feature in subsystem.features],
             "importance": training["model"]["importance"],
         },
+        "live_check": live_check(params.root, subsystem.name, int(params["evaluate"]["min_blocks"])),
         "provenance": provenance(params, layout),
     }
 

@@ -37,7 +37,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "lab": (
         {"hindsight.capture", "hindsight.subsystems", "hindsight.models", "hindsight.pipeline"},
-        {"numpy", "pyarrow"},
+        {"numpy", "pyarrow", "altair", "vl_convert"},
     ),
 }
 # What every room may use: the errors that carry the exit codes, and the version.

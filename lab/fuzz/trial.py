@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hindsight.errors import HindsightError
+from hindsight.lab.cgroup import cache_group
 from hindsight.lab.fuzz.bench import Bench
-from hindsight.lab.fuzz.memory import memory_group
 from hindsight.lab.fuzz.plan import Plan
 from hindsight.lab.recording import run_recorder
 
@@ -120,7 +120,7 @@ def _record(
     }  # fmt: skip
     if not plan.memory_kb:
         return run_recorder(list, options)
-    with memory_group(f"hindsight-fuzz-{os.getpid()}", plan.memory_kb) as group:
+    with cache_group(f"hindsight-fuzz-{os.getpid()}", plan.memory_kb << 10) as group:
         options["command"] = group.command(program)
         return run_recorder(list, options)
 

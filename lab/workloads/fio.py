@@ -37,9 +37,11 @@ def _fio(name: str, meaning: str, jobs: Callable[[Budget], tuple[Job, ...]], sam
     def command(directory: Path, seed: int, budget: Budget) -> list[str]:
         argv = [
             "fio", "--output=/dev/null", f"--directory={directory}", "--ioengine=psync", "--fadvise_hint=0",
-            "--invalidate=0", "--norandommap=1", f"--runtime={budget.seconds:g}", f"--size={FILE_BYTES}",
-            f"--randseed={seed}", f"--thinktime={THINK_MICROSECONDS}",
+            "--invalidate=0", "--norandommap=1", f"--size={FILE_BYTES}", f"--randseed={seed}",
+            f"--thinktime={THINK_MICROSECONDS}",
         ]  # fmt: skip
+        if not budget.whole:
+            argv.append(f"--runtime={budget.seconds:g}")
         for number, (file, options) in enumerate(jobs(budget)):
             argv += [f"--name=job{number}", f"--filename={file}", *options]
         return argv

@@ -16,6 +16,8 @@ class Budget:
 
     seconds: float
     read_iops: int
+    whole: bool = False
+    """Do all of it, however long it takes: for runs that are compared must ask for the same."""
 
     @property
     def random_reads(self) -> int:

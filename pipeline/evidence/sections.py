@@ -187,7 +187,8 @@ def delay(context: Context, cost: MetricInfo) -> list[dict[str, Any]]:
 
 
 def live(context: Context, limits: Thresholds) -> tuple[bool | None, dict[str, Any] | None]:
-    """``context["live_check"]`` = {pairs, sign_right, median_error, p90_error} (shares): passed?, section."""
+    """``context["live_check"]`` = {pairs, sign_right, median_error, p90_error} (shares), ``points``, one a
+    pair: passed?, section."""
     given = context.get("live_check")
     if not given:
         return None, None
@@ -202,6 +203,16 @@ def live(context: Context, limits: Thresholds) -> tuple[bool | None, dict[str, A
         "sign_right": percent(sign, Label.MEASURED),
         "median_error": percent(error, Label.MEASURED),
         "p90_error": Figure(None if p90 is None else float(p90) * 100.0, "%", Label.MEASURED),
+        "points": [
+            {
+                "device": str(point["profile"]),
+                "workload": str(point["workload"]),
+                "setting": str(point["setting"]),
+                "predicted": percent(float(point["predicted"]), Label.MODELLED),
+                "measured": percent(float(point["measured"]), Label.MEASURED),
+            }
+            for point in given.get("points") or ()
+        ],
     }
 
 

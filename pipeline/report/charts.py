@@ -292,6 +292,66 @@ def calibration(report: Report) -> Drawing | None:
     return draw("calibration", caption, f"{caption} {text}.", chart)
 
 
+def live(report: Report) -> Drawing | None:
+    """Predicted against measured differences of speed to stock, of settings that were run live."""
+    points = (report["live_check"] or {}).get("points", ())
+    rows: Rows = [
+        {
+            "measured": point["measured"]["value"],
+            "predicted": point["predicted"]["value"],
+            "device": point["device"],
+        }
+        for point in points
+    ]
+    if not rows:
+        return None
+    ends = [v for row in rows for v in (row["measured"], row["predicted"])]
+    low, high = 1.1 * min(*ends, -_LINEAR), 1.1 * max(*ends, _LINEAR)
+    devices = sorted({row["device"] for row in rows})
+    marks = (-100, -50, -20, -5, 0, 5, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+    ticks = [v for v in marks if low <= v <= high]
+
+    def chart(width: int) -> Chart:
+        narrow = width == NARROW
+        scale = alt.Scale(type="symlog", constant=_LINEAR, domain=[low, high], nice=False)
+        axis = alt.Axis(format="+,.0f", labelExpr=_LABEL, values=ticks, grid=False)
+        x = alt.X("measured:Q", title="measured difference to stock, %", scale=scale, axis=axis)
+        y = alt.Y("predicted:Q", title="predicted, %", scale=scale, axis=axis)
+        legend = alt.Legend(orient="top", title=None, symbolSize=80)
+        line = (
+            alt.Chart(alt.InlineData(values=[{"measured": v, "predicted": v} for v in (low, high)]))
+            .mark_line(color=LIGHT["axis"], strokeDash=[4, 3], strokeWidth=1.5)
+            .encode(x, y)
+        )
+        colours = [LIGHT[name] for name in ("model", "rule", "static", "known")]
+        shown = (
+            alt.Chart(alt.InlineData(values=rows))
+            .mark_point(size=60, filled=True, opacity=0.8)
+            .encode(
+                x,
+                y,
+                alt.Color("device:N", legend=legend, scale=alt.Scale(domain=devices, range=colours)),
+                alt.Shape("device:N", legend=legend, scale=alt.Scale(domain=devices)),
+            )
+        )
+        side = width if narrow else 440
+        return alt.layer(line, shown).properties(width=side, height=260 if narrow else 320)
+
+    caption = (
+        "Predicted against measured change of throughput, each point a workload on a device under a setting "
+        "that was predicted first and run afterwards; on the dashed line they agree."
+    )
+    text = "; ".join(
+        f"{p['device']} {p['workload']} {p['setting']}: predicted {numbers.gain(p['predicted'])}, measured "
+        f"{numbers.gain(p['measured'])}"
+        for p in points
+    )
+    return draw("live", caption, f"{caption} {text}.", chart)
+
+
+_LINEAR = 5.0
+"""Per cent up to which the axes of :func:`live` are linear; logarithmic beyond."""
+
 # A true minus instead of a hyphen on signed axes, and no sign for zero.
 _LABEL = "datum.value == 0 ? '0' : replace(datum.label, '-', '−')"
 
@@ -343,5 +403,6 @@ def all_of(report: Report, margin: float) -> dict[str, Drawing]:
         *(distribution(evaluation) for evaluation in report["evaluations"]),
         delay(report),
         calibration(report),
+        live(report),
     ]
     return {drawing.name: drawing for drawing in drawn if drawing is not None}

@@ -120,4 +120,11 @@ def _replay(report: Report) -> list[str]:
         lines.append(f"- The model of time is off by {numbers.figure(error)} (median of held-out captures).")
     else:
         lines.append("- The error of the model of time was not measured on held-out captures.")
+    live = report["live_check"]
+    if live:
+        lines.append(
+            f"- Predicted, then run live: sign right in {numbers.figure(live['sign_right'])} of "
+            f"{live['pairs']} pairs in which something changed, median error "
+            f"{numbers.figure(live['median_error'])}, p90 {numbers.figure(live['p90_error'])}."
+        )
     return [*lines, ""]

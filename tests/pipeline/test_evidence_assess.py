@@ -15,7 +15,11 @@ from hindsight.pipeline.store import canonical_json
 from hindsight.subsystems.contract import Label
 
 PARAMS = {"draws": 300, "seed": 7}
-LIVE = {"pairs": 40, "sign_right": 0.98, "median_error": 0.06, "p90_error": 0.2}
+POINTS = [
+    {"profile": "P1", "workload": "scan", "setting": "device:512", "predicted": 1.25, "measured": 1.5},
+    {"profile": "P2", "workload": "points", "setting": "model", "predicted": -0.03, "measured": -0.5},
+]
+LIVE = {"pairs": 40, "sign_right": 0.98, "median_error": 0.06, "p90_error": 0.2, "points": POINTS}
 SIX = [Workload(f"work{i}", f"program{i}", blocks=60) for i in range(6)]
 
 

@@ -240,3 +240,22 @@ def test_the_page_fits_the_window_of_a_browser(chromium: str, page: str, tmp_pat
     run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     measured = re.search(r"<title>(\d+) (\d+)</title>", run.stdout)
     assert measured and int(measured[2]) <= int(measured[1])
+
+
+def test_what_was_predicted_and_run_live_is_drawn_and_said(tmp_path: Path) -> None:
+    points = [
+        {"profile": "P1", "workload": "scan", "setting": "device:512", "predicted": 1.25, "measured": 1.5},
+        {"profile": "P2", "workload": "points", "setting": "model", "predicted": -0.03, "measured": -0.5},
+    ]
+    blocks = synthetic.blocks(WORKLOADS, 5)
+    context = synthetic.context(blocks)
+    context["live_check"] = {
+        "pairs": 40, "sign_right": 0.975, "median_error": 0.06, "p90_error": 0.2, "points": points,
+    }  # fmt: skip
+    live = evidence.assess(blocks, context, {"draws": 200})
+    files = render(live, tmp_path)
+    text = files["report.html"].read_text(encoding="utf-8")
+    assert not Document(text).errors
+    assert "Predicted against measured change of throughput" in text
+    assert "P1 scan device:512: predicted +125" in text and "P2 points model: predicted −3" in text
+    assert "sign right in 97.5 % of 40 pairs" in files["report.md"].read_text(encoding="utf-8")

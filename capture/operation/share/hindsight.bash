@@ -25,6 +25,7 @@ _hindsight() {
             /lab/device/create) path+=/$word ;;
             /lab/device/list) path+=/$word ;;
             /lab/device/remove) path+=/$word ;;
+            /lab/validate) path+=/$word ;;
             /lab/workloads) path+=/$word ;;
             /lab/fuzz-readahead) path+=/$word ;;
             /pipeline) path+=/$word ;;
@@ -167,7 +168,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='record-sample device workloads fuzz-readahead'
+                words='-h --help'; values='record-sample device validate workloads fuzz-readahead'
                 files=
             } ;;
         '/lab/record-sample')
@@ -196,11 +197,14 @@ _hindsight() {
         '/lab/device/create')
             case "$prev" in
                 --profile) values=''; words=- ;;
+                --iops) values=''; words=- ;;
+                --bandwidth) values=''; words=- ;;
                 --size) values=''; words=- ;;
+                --cache) values=''; words=- ;;
                 --images) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help --profile --size --images'; values=''
+                words='-h --help --profile --iops --bandwidth --size --cache --images'; values=''
                 files=
             } ;;
         '/lab/device/list')
@@ -215,6 +219,19 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help --all'; values=''
+                files=
+            } ;;
+        '/lab/validate')
+            case "$prev" in
+                --rounds) values=''; words=- ;;
+                --seed) values=''; words=- ;;
+                --package) files=1; words=- ;;
+                --work) files=1; words=- ;;
+                -o|--output) files=1; words=- ;;
+                --images) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --quick --rounds --seed --package --work -o --output --images --json'; values=''
                 files=
             } ;;
         '/lab/workloads')
