@@ -28,7 +28,7 @@ test-all: $(STAMP) system-packages  ## the slow tests too
 	@$(MAKE) --no-print-directory bpf >/dev/null || echo "no BPF programs: the tests that need them are skipped"
 	@python -m pytest
 
-fuzz: $(STAMP)  ## more than a million damaged inputs for the parsers of capture (a quarter of an hour)
+fuzz: $(STAMP)  ## more than three million damaged inputs for the parsers of capture (half an hour)
 	@python tests/fuzz/run.py
 
 test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; about a minute)

@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "capture"), str(HERE.parent / "tests/capture/proxy")]
+sys.path[:0] = [str(HERE / "capture")]
 from figures import Figure  # noqa: E402
-from served import Fuse, Impossible  # noqa: E402
 
 from hindsight.capture.options import RecordOptions  # noqa: E402
 from hindsight.capture.proxy.blockdev import devices  # noqa: E402
@@ -74,11 +74,21 @@ def timed(name: str, seconds: float, directory: Path) -> list[float]:
 
 @contextmanager
 def served_by_fuse(directory: Path) -> Iterator[str]:
-    """A document, numbered and dated anew at each read, and the name of its proxy."""
+    """A document, numbered and dated anew at each read, and the name of its proxy. Raises HindsightError."""
     directory.mkdir()
-    with closing(Fuse(directory)) as served:
-        served.give(DOCUMENT)
-        yield f"fuse:{served.place}"
+    command = [sys.executable, str(HERE / "fuse_proxy.py"), str(directory), json.dumps(DOCUMENT)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 5
+        while not directory.is_mount():
+            if server.poll() is not None or time.monotonic() > until:
+                raise HindsightError("the file system did not come up: FUSE, mfusepy or libfuse is missing")
+            time.sleep(0.01)
+        yield f"fuse:{directory}"
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=False, capture_output=True)
+        server.terminate()
+        server.wait()
 
 
 def figure(what: str, spans: list[float], most: float | None) -> Figure:
@@ -113,7 +123,7 @@ def main() -> int:
                 with proxy as name:
                     spans = timed(name, arguments.seconds, where / f"raw{number}")
                 figures.append(figure(what, spans, most))
-            except (Impossible, HindsightError) as error:
+            except HindsightError as error:
                 missing.append(f"{what}: {error}")
     if arguments.json:
         print(json.dumps({"figures": [asdict(f) for f in figures], "not_measured": missing}, indent=1))

@@ -144,7 +144,9 @@ class _Loader:
         if not pages.compressed or not pages.size:
             descriptor = open_regular(self.file.path)
             try:
-                begin, end = pages.offset, pages.offset + pages.size
+                # Of a processor without pages nobody vouches for the place.
+                begin = pages.offset if pages.size else 0
+                end = begin + pages.size
                 return index_open_pages(pages.cpu, self.file.path, descriptor, begin, end, decoder, advance)
             finally:
                 os.close(descriptor)
