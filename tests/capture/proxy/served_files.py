@@ -9,6 +9,7 @@ COMMANDS/hang is there, reads do not return.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import stat
@@ -24,7 +25,7 @@ class Files(mfusepy.Operations):
 
     def __init__(self, commands: Path) -> None:
         self._commands = commands
-        self._sequence = 0
+        self._numbers = itertools.count(1)  # (several threads serve)
         self._opened: dict[int, bytes] = {}
 
     def getattr(self, path, fh=None):
@@ -38,15 +39,15 @@ class Files(mfusepy.Operations):
         return [".", "..", "state"]
 
     def open(self, path, flags):
-        self._sequence += 1
+        number = next(self._numbers)
         try:
             data = (self._commands / "bytes").read_bytes()
         except FileNotFoundError:
             document = json.loads((self._commands / "document").read_text())
-            numbers = {"sequence": self._sequence, "mono_ns": time.monotonic_ns()}
+            numbers = {"sequence": number, "mono_ns": time.monotonic_ns()}
             data = json.dumps(document | numbers).encode() + b"\n"
-        self._opened[self._sequence] = data
-        return self._sequence
+        self._opened[number] = data
+        return number
 
     def read(self, path, size, offset, fh):
         while (self._commands / "hang").exists():
