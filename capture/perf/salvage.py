@@ -45,7 +45,8 @@ def trusted_records(file: Path, durable: int) -> tuple[int, int | None]:
                 good, last, at = good + size, ts, at + size
                 tail = window[at - 8 : at]
             window = window[at:]
-    if good > durable and (damaged or not any(tail)):
+    zeros = bool(window) and not any(window)  # (fewer than a header has)
+    if good > durable and (damaged or zeros or not any(tail)):
         return before
     return good, last
 
