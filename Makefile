@@ -31,7 +31,7 @@ test-all: $(STAMP) system-packages  ## the slow tests too
 fuzz: $(STAMP)  ## more than three million damaged inputs for the parsers of capture (half an hour)
 	@python tests/fuzz/run.py
 
-test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; about a minute)
+test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; a minute and a half)
 	@python -m pytest tests/kernel
 
 fuzz-readahead: $(STAMP) bpf  ## the replay against the kernel on 200 random programs at 64, 128 and 8192 KB (root; a quarter of an hour)

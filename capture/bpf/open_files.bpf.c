@@ -520,16 +520,48 @@ static __always_inline __s64 position(struct pt_regs *regs, __u8 which, struct f
 	return file->f_pos;
 }
 
+/* The file behind the descriptor of a read, and its ordinal; NULL if there is none that is told. */
+static __always_inline struct file *file_behind(struct task_struct *task, struct read *record, __u64 who)
+{
+	struct naming name = {};
+	struct file *file;
+	__u64 key;
+
+	key = (__u64)file_of(task, record->fd);
+	if (!key)
+		return 0;
+	file = AS_FILE((void *)key);
+	if (!identify(file, record->fd, AT_USE, (__u32)who, who >> 32, &name))
+		return 0;
+	record->head.ordinal = name.ordinal;
+	if (name.fresh && (__u64)file_of(task, record->fd) != key) {
+		/* Another thread closed it meanwhile: it may have been freed before it was named. */
+		bpf_map_delete_elem(&identities, &key);
+		record->head.ordinal = 0;
+	}
+	return file;
+}
+
+static __always_inline void emit_read(struct read *record, struct file *file, __u8 call)
+{
+	struct file_ra_state *ra = RA_OF(file);
+
+	record->prev_pos = ra->prev_pos;
+	record->ra_pages = ra->ra_pages;
+	record->flags = file->f_flags;
+	record->mode = file->f_mode;
+	record->call = call;
+	emit(record, READ_BYTES);
+}
+
 SEC("tp_btf/sys_enter")
 int BPF_PROG(read_call, struct pt_regs *regs, long id)
 {
 	struct read record = { .head = { .type = READS } };
 	const volatile struct call *call;
 	struct task_struct *task;
-	struct file_ra_state *ra;
-	struct naming name = {};
 	struct file *file;
-	__u64 who, key;
+	__u64 who;
 
 	if (!state.recording || id < 0 || id >= 512)
 		return 0;
@@ -544,29 +576,12 @@ int BPF_PROG(read_call, struct pt_regs *regs, long id)
 		return 0;
 	record.head.pid = (__u32)who;
 	record.fd = argument(regs, call->fd);
-	key = (__u64)file_of(task, record.fd);
-	if (!key)
-		return 0;
-	file = AS_FILE((void *)key);
-	if (!identify(file, record.fd, AT_USE, (__u32)who, who >> 32, &name))
-		return 0;
-	record.head.ordinal = name.ordinal;
-	if (name.fresh && (__u64)file_of(task, record.fd) != key) {
-		/* Another thread closed it meanwhile: it may have been freed before it was named. */
-		bpf_map_delete_elem(&identities, &key);
-		record.head.ordinal = 0;
-	}
-	if (state.shed >> READS & 1)
+	file = file_behind(task, &record, who);
+	if (!file || state.shed >> READS & 1)
 		return 0;
 	record.pos = position(regs, call->pos, file);
 	record.count = asked(regs, call->count);
-	ra = RA_OF(file);
-	record.prev_pos = ra->prev_pos;
-	record.ra_pages = ra->ra_pages;
-	record.flags = file->f_flags;
-	record.mode = file->f_mode;
-	record.call = call->number;
-	emit(&record, READ_BYTES);
+	emit_read(&record, file, call->number);
 	return 0;
 }
 
@@ -587,36 +602,23 @@ int BPF_PROG(ring_asked, void *request)
 	struct io_rw *rw = bpf_rdonly_cast(request, bpf_core_type_id_kernel(struct io_rw));
 	struct read record = { .head = { .type = READS } };
 	__u64 who = bpf_get_current_pid_tgid();
-	struct file_ra_state *ra;
-	struct naming name = {};
 	struct file *file;
-	__u64 key;
 
 	if (!state.recording || !wanted((__u32)who) || !ring_reads(req->opcode))
 		return 0;
 	if (req->flags & (IOSQE_FIXED_FILE | IOSQE_ASYNC))
 		return 0;
 	record.fd = req->cqe.fd;
-	key = (__u64)file_of(bpf_get_current_task_btf(), record.fd);
-	if (!key)
-		return 0;
-	file = AS_FILE((void *)key);
-	if (!identify(file, record.fd, AT_USE, (__u32)who, who >> 32, &name) || state.shed >> READS & 1)
+	file = file_behind(bpf_get_current_task_btf(), &record, who);
+	if (!file || state.shed >> READS & 1)
 		return 0;
 	record.head.pid = (__u32)who;
-	record.head.ordinal = name.ordinal;
 	record.pos = rw->kiocb.ki_pos == -1 ? file->f_pos : rw->kiocb.ki_pos;
 	if (req->opcode == IORING_OP_READV || req->opcode == IORING_OP_READV_FIXED)
 		record.count = bytes_of(rw->addr, rw->len);
 	else
 		record.count = rw->len;
-	ra = RA_OF(file);
-	record.prev_pos = ra->prev_pos;
-	record.ra_pages = ra->ra_pages;
-	record.flags = file->f_flags;
-	record.mode = file->f_mode;
-	record.call = RING_CALL;
-	emit(&record, READ_BYTES);
+	emit_read(&record, file, RING_CALL);
 	return 0;
 }
 
@@ -628,7 +630,6 @@ int BPF_PROG(ring_read, void *ring, void *request, struct io_uring_cqe *cqe)
 	struct kiocb *kiocb = bpf_rdonly_cast(request, bpf_core_type_id_kernel(struct kiocb));
 	struct read record = { .head = { .type = READS }, .fd = -1 };
 	__u64 who = bpf_get_current_pid_tgid();
-	struct file_ra_state *ra;
 	struct naming name = {};
 	struct file *file;
 	__s32 moved;
@@ -649,13 +650,7 @@ int BPF_PROG(ring_read, void *ring, void *request, struct io_uring_cqe *cqe)
 	record.head.ordinal = name.ordinal;
 	record.pos = kiocb->ki_pos - moved;
 	record.count = moved;
-	ra = RA_OF(file);
-	record.prev_pos = ra->prev_pos;
-	record.ra_pages = ra->ra_pages;
-	record.flags = file->f_flags;
-	record.mode = file->f_mode;
-	record.call = RING_CALL;
-	emit(&record, READ_BYTES);
+	emit_read(&record, file, RING_CALL);
 	return 0;
 }
 

@@ -54,7 +54,7 @@ def import_files(
         wanted = Wanted(Keys.of(job.out), date, label)
         for path in files:
             with Foreign(Path(path)) as file, ExitStack() as stack:
-                for recording, origin in _recordings(file, wanted, Scratch(job.out, stack)):
+                for recording, origin in recordings(file, wanted, Scratch(job.out, stack)):
                     try:
                         result = convert_recording(recording, job, bar)
                     finally:
@@ -84,9 +84,13 @@ class Scratch:
             return self._places[name]
 
 
-def _recordings(
+def recordings(
     file: Foreign, wanted: Wanted, scratch: Callable[[str], Path]
 ) -> list[tuple[Recording, Origin]]:
+    """What a file holds, by what it begins with; ``scratch`` makes directories for what has to be unpacked.
+
+    Raises VerificationError when it is of neither tool, or damaged.
+    """
     start = file.read(0, min(16, file.size), "the beginning")
     if start.startswith(MAGIC):
         return pages.recordings(file, wanted, scratch)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hindsight.capture.bpf.open_files import compiled
 from hindsight.errors import HindsightError
 from hindsight.lab.cgroup import cache_group
 from hindsight.lab.fuzz.bench import Bench
@@ -81,8 +82,11 @@ def try_plan(plan: Plan, bench: Bench, keep: Path | None = None, open_files: boo
 
     ``open_files``: BPF programs tell open files apart; without them the system calls alone do.
 
-    Raises HindsightError if the program or the recorder fails.
+    Raises NotPermittedError if the BPF programs were not built, HindsightError if the program or the recorder
+    fails.
     """
+    if open_files:
+        compiled()
     place = bench.place(plan.filesystem)
     home = Path(tempfile.mkdtemp(prefix="hindsight-fuzz-"))
     try:

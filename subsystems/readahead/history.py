@@ -125,6 +125,7 @@ class History:
     def _tie_files(self) -> None:
         count = len(self.descriptions.from_ns)
         metadata = self._metadata()
+        reads = self.is_read | self.is_transfer
         low = np.full(count, len(self.files), np.int64)
         high = np.full(count, -1, np.int64)
         look = self.files.of_table.get("descriptors")
@@ -133,8 +134,8 @@ class History:
             low[at] = high[at] = look[self.descriptions.found[at]]
         told = self.told >= 0
         for rows, which in (
-            (self.met, self.is_read | self.is_transfer),
-            (self.added, self.is_advice | self.is_write),
+            (self.met, reads),
+            (self.added, self.is_advice | self.is_write | (reads & (len(self.met.ts) == 0))),
             (self.deleted, self.is_dontneed),
         ):
             use = self.inside(rows, which) & ~metadata[rows.file]

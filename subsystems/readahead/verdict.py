@@ -23,6 +23,7 @@ from hindsight.subsystems.readahead.state import DECISION_TABLES
 
 REASONS = (
     "",
+    "baseline unverified: the recorded kernel does not show what it decided",
     "read through a mapping",
     "written or truncated while traced",
     "read by several threads, or for several requests, at the same time",
@@ -35,13 +36,12 @@ REASONS = (
     "read by other means than read and pread",
     "device unknown",
     "read by sendfile, splice, copy_file_range or io_uring",
-    "baseline unverified: the recorded kernel does not show what it decided",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
 (
-    ELIGIBLE, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE, RECLAIMED, LOST,
-    OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNVERIFIED,
+    ELIGIBLE, UNVERIFIED, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE,
+    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED,
 ) = range(len(REASONS))  # fmt: skip
 
 REPLAYED = frozenset({TRANSFERRED})
@@ -83,8 +83,9 @@ def reasons(
     ):
         applies[reason] = np.zeros(len(from_ns), np.bool_)
         applies[reason][:described] = flags
-    applies[LOST] = _lost(history, from_ns, to_ns)
-    applies[UNVERIFIED] = np.full(len(from_ns), _unverified(history))
+    unverified = _unverified(history)
+    applies[LOST] = _lost(history, from_ns, to_ns, unverified)
+    applies[UNVERIFIED] = np.full(len(from_ns), unverified)
     replayable = np.ones(len(from_ns), np.bool_)
     for reason, flags in applies.items():
         if reason not in REPLAYED:
@@ -92,8 +93,6 @@ def reasons(
     result = np.zeros(len(from_ns), np.int64)
     for reason in sorted(applies, reverse=True):
         result[applies[reason]] = reason
-    result[described:] = MAPPED
-    replayable[described:] = False
     return result, replayable
 
 
@@ -311,7 +310,10 @@ def _unverified(history: History) -> bool:
     )
 
 
-def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]) -> Flags:
+def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64], unverified: bool) -> Flags:
+    """Streams in whose life events were lost that the replay needs. Where the recorded kernel does not show
+    its decisions, that says more than what else it does not show.
+    """
     flags = np.zeros(len(from_ns), np.bool_)
     losses = columns_of(history.tables, "losses")
     if losses is None:
@@ -320,8 +322,8 @@ def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]
     most = integers(losses["count_upper"])
     columns = (losses["from_ns"].tolist(), losses["to_ns"].tolist(), most.tolist())
     for event, cause, begin, end, count in zip(losses["event"], losses["cause"], *columns, strict=True):
-        if cause == NOT_IN_KERNEL:
-            continue  # see _unverified; of what the page cache shows, the replay needs the rows that it lacks
+        if unverified and cause == NOT_IN_KERNEL:
+            continue
         if count != 0 and (not isinstance(event, str) or not event or event.split("/")[-1] in needed):
             flags |= (from_ns <= end) & (to_ns >= begin)
     return flags

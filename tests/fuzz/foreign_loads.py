@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from foreign_files import ForeignFiles, built
+from foreign_files import ForeignFiles
 from target import Failed
 
 from hindsight.capture.conversion.columns import EventTable
@@ -18,7 +18,7 @@ from hindsight.capture.conversion.events import InstanceTrace
 from hindsight.capture.conversion.workers import NONE
 from hindsight.capture.imports.facts import Keys
 from hindsight.capture.imports.foreign import Foreign
-from hindsight.capture.imports.importing import _recordings
+from hindsight.capture.imports.importing import recordings
 from hindsight.capture.imports.pages import Wanted
 from hindsight.capture.schema import numpy_dtype
 from hindsight.errors import HindsightError
@@ -63,7 +63,7 @@ class ForeignLoads(ForeignFiles):
         events = 0
         try:
             with Foreign(path) as file:
-                for recording, _ in _recordings(file, self._wanted, self._unpacked):
+                for recording, _ in recordings(file, self._wanted, self._unpacked):
                     _, instances = recording.load(NONE, lambda count: None)
                     events += sum(map(self._decode, instances))
         except HindsightError as error:
@@ -92,6 +92,3 @@ class ForeignLoads(ForeignFiles):
                     table.into(kind.plan, slice(0, rows), numbers)
                     assert (numbers["ts"][1:] >= numbers["ts"][:-1]).all(), "out of order"
         return events
-
-
-__all__ = ["ForeignLoads", "built"]

@@ -19,7 +19,7 @@ from hindsight.capture.ftrace.probes import NOT_THERE, STAND_INS
 from hindsight.capture.schema.facts import NOT_IN_KERNEL
 from hindsight.capture.segments.segment import find_segments, open_segment
 from hindsight.pipeline.dataset import find_captures, read_tables
-from hindsight.subsystems.readahead import demand
+from hindsight.subsystems.readahead import demand, verdict
 
 PAGES = 256
 READER = """
@@ -44,6 +44,7 @@ $run doctor --json > doctor.json
 : > none
 mount -o bind none /sys/kernel/tracing/kprobe_events
 mount -o remount,ro,bind none /sys/kernel/tracing/kprobe_events
+echo 3 > /proc/sys/vm/drop_caches
 $run record -o bare --buffer-kb 4096 -- python3 /reader.py > bare.log 2>&1 || exit 3
 $run doctor --json > bare.json
 umount /sys/kernel/tracing/kprobe_events
@@ -153,7 +154,10 @@ def test_without_probes_the_baseline_is_unverified(guest_files: Path, tmp_path: 
     lost = zip(tables["losses"]["event"], tables["losses"]["cause"], strict=True)
     assert {event for event, cause in lost if cause == NOT_IN_KERNEL} == set(STAND_INS)
     streams = demand.build(tables)["streams"]
-    assert len(streams["eligible"]) == 0 or not streams["replayable"].any()
+    inode = int((guest_files / "inode").read_text())
+    mine = [f.endswith(f"/{inode}") for f in streams["file"].tolist()]
+    assert sum(mine) >= 1 and not streams["replayable"].any()
+    assert {int(r) for r in streams["reason"][mine]} == {verdict.UNVERIFIED}
 
 
 def test_who_read(tables: dict[str, Any]) -> None:

@@ -111,9 +111,7 @@ def test_breaks_are_those_that_filefrag_shows(made: lab_device.LabDevice) -> Non
             for row in re.findall(r"^ *\d+: +(\d+)\.\. *\d+: +(\d+)\.\. *\d+: +(\d+):", text, re.M)
         ]
         assert rows
-        expected = [
-            here[0] for before, here in pairwise(rows) if before[1] + before[2] != here[1]
-        ]
+        expected = [here[0] for before, here in pairwise(rows) if before[1] + before[2] != here[1]]
         assert breaks(path).tolist() == expected
     assert len(breaks(one)) > 256
 

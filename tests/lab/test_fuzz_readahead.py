@@ -103,6 +103,13 @@ def test_what_the_kernel_tells_is_replayed_exactly(bench: Bench, way: str) -> No
     assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
 
 
+def test_ext4_without_large_folios_is_known_by_how_it_is_mounted(bench: Bench) -> None:
+    """A read of one page: with and without large folios all is the same but what is decided."""
+    one = plan.Plan(1, [], "ext4-journal", 128, [[["open", 1, "tiny", "r"], ["pread", 1, 100, 0]]])
+    outcome = trial.try_plan(one, bench, open_files=False)
+    assert (outcome.verdict, outcome.counts["recorded"]) == (trial.EXACT, 3)
+
+
 def test_a_transfer_is_not_judged_without_the_kernels_word(bench: Bench) -> None:
     drawn = replace(grammar.draw(9100, wishes("sendfile")), filesystem="ext4", read_ahead_kb=128)
     outcome = trial.try_plan(drawn, bench, open_files=False)

@@ -38,9 +38,7 @@ def blocks(rounds: int) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
             "cached": 98, "evicted": 2, "pressure": 30, "advised": 0, "late_ns": 0,
         }  # fmt: skip
 
-    return {
-        ("P1", "w", n): [run("stock", n, 1500), run("device:512", n, 1000)] for n in range(1, rounds + 1)
-    }
+    return {("P1", "w", n): [run("stock", n, 1500), run("device:512", n, 1000)] for n in range(1, rounds + 1)}
 
 
 def write(root: Path, rounds: int) -> Path:

@@ -5,6 +5,7 @@ import pytest
 
 from hindsight.errors import ConfigurationError
 from hindsight.subsystems.readahead import demand as d
+from hindsight.subsystems.readahead import replay, verdict
 from hindsight.subsystems.readahead.state import DECISION_TABLES
 from hindsight.subsystems.readahead.verdict import REASONS
 
@@ -121,7 +122,7 @@ def test_mapped_files_are_streams_without_verdict(s):
     for ino in (9, 10):
         s.now += 1
         s.page("mm_filemap_fault", 1, ino, 0)
-    assert reasons(s.tables()) == [REASONS[1]] * 3
+    assert reasons(s.tables()) == [REASONS[verdict.MAPPED]] * 3
     out = d.build(s.tables())
     faults = out["ops"]["kind"] == d.FAULT
     assert out["ops"]["stream"][faults].tolist() == [1, 2]
@@ -130,7 +131,7 @@ def test_mapped_files_are_streams_without_verdict(s):
 
 def test_a_written_file(s):
     s.call(1, "write", 100, fd=3, count=100)
-    assert reasons(s.tables()) == [REASONS[2]]
+    assert reasons(s.tables()) == [REASONS[verdict.WRITTEN]]
 
 
 def test_a_file_written_through_another_descriptor_is_known_by_its_pages(s):
@@ -138,12 +139,12 @@ def test_a_file_written_through_another_descriptor_is_known_by_its_pages(s):
     s.begin(1, "write", fd=4, count=100)
     s.page("mm_filemap_add_to_page_cache", 1, 9, 50, order=0)
     s.end(1, "write", 100)
-    assert reasons(s.tables()) == [REASONS[2]]
+    assert reasons(s.tables()) == [REASONS[verdict.WRITTEN]]
 
 
 def test_a_truncated_file(s):
     s.call(1, "ftruncate", 0, fd=3, length=10)
-    assert reasons(s.tables()) == [REASONS[2]]
+    assert reasons(s.tables()) == [REASONS[verdict.WRITTEN]]
 
 
 def test_threads_that_read_at_the_same_time(s):
@@ -247,6 +248,46 @@ def test_advice_alone_ties_a_descriptor_to_its_file(s):
 def test_losses(s, event, count, expected):
     s.row("losses", event=event, from_ns=0, to_ns=10_000, count_upper=count)
     assert reasons(s.tables()) == [expected]
+
+
+def test_without_decisions_in_the_kernel_the_baseline_is_unverified(story):
+    s = story().size(9, 10 * PAGE)
+    s.open(1, 3)
+    s.pread(1, 3, 9, 0)
+    assert reasons(s.tables()) == [""]
+    known = {"from_ns": 0, "to_ns": 10_000, "count_lower": 0, "cause": "not in this kernel"}
+    s.row("losses", event="filemap/mm_filemap_map_pages", **known)
+    assert reasons(s.tables()) == [""], "the replay does not need it"
+    s.row("losses", event="readahead/page_cache_async_ra", **known)
+    (told,) = reasons(s.tables())
+    assert told.startswith("baseline unverified")
+
+
+def test_an_event_of_pages_that_the_kernel_lacks_is_a_loss(story):
+    s = story().size(9, 10 * PAGE)
+    s.open(1, 3)
+    s.pread(1, 3, 9, 0)
+    event = "filemap/mm_filemap_add_to_page_cache"
+    s.row("losses", event=event, from_ns=0, to_ns=10_000, cause="not in this kernel")
+    assert reasons(s.tables()) == ["events were lost"]
+
+
+def test_only_what_fadvise_dropped_is_gone(story):
+    """Pages under I/O stay: the read of the one finds it, that of the other does not."""
+    s = story().size(9, 100 * PAGE)
+    s.open(1, 3)
+    for page in (50, 70):
+        s.pread(1, 3, 9, page * PAGE)
+    s.begin(1, "fadvise64", fd=3, offset=0, len=0, advice=4)
+    s.page("mm_filemap_delete_from_page_cache", 1, 9, 50, order=0)
+    s.end(1, "fadvise64", 0)
+    for page in (50, 70):
+        s.pread(1, 3, 9, page * PAGE, add=False)
+    found = d.build(s.tables())
+    assert [found["dropped"][c].tolist() for c in ("index", "order")] == [[50], [0]]
+    rows = replay.run(found)
+    sync = rows["event"] == "page_cache_sync_ra"
+    assert rows["index"][sync].tolist() == [50, 70, 50]
 
 
 def test_other_ways_to_read(s):
