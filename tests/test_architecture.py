@@ -15,7 +15,7 @@ ROOMS = ("capture", "subsystems", "models", "pipeline", "lab")
 
 # room -> (rooms or modules of ours that it may import, third-party packages that it may import)
 RULES: dict[str, tuple[set[str], set[str]]] = {
-    "capture": (set(), {"numpy", "numba", "pyarrow", "isal"}),
+    "capture": (set(), {"numpy", "numba", "pyarrow", "isal", "zstandard"}),
     "subsystems": ({"hindsight.capture.schema"}, {"numpy", "numba"}),
     "models": (set(), {"numpy", "numba", "xgboost", "cryptography"}),
     "pipeline": (
@@ -42,7 +42,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 }
 # What every room may use: the errors that carry the exit codes, and the version.
 CONTRACT = {"hindsight", "hindsight.errors"}
-HEAVY = {"pyarrow", "isal", "numba", "polars", "xgboost", "numpy", "scipy", "dvc"}
+HEAVY = {"pyarrow", "isal", "zstandard", "numba", "polars", "xgboost", "numpy", "scipy", "dvc"}
 
 
 def _imports(path: Path, package: str) -> list[tuple[int, str]]:

@@ -87,8 +87,7 @@ def measure(directory: Path, file: Path, calls: int, repetitions: int) -> list[F
             for size in sizes:
                 recorded = files[arm.name, size]
                 out = directory / f"out{number}"
-                copies = COPIES if size == "large" else 1
-                ours[arm.name, size].append(children.run(_import(recorded, out, copies)).cpu_s)
+                ours[arm.name, size].append(children.run(_import(recorded, out, COPIES)).cpu_s)
                 shutil.rmtree(out)
                 theirs[arm.name, size].append(children.run(arm.show(recorded), sink=True).cpu_s)
     return [_figure(arm, ours, theirs, events) for arm in ARMS]

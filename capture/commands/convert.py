@@ -49,7 +49,7 @@ def need_convert_extra() -> None:
     """Raise ConfigurationError unless the packages that conversion needs are installed."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("numpy", "numba", "pyarrow", "isal") if find_spec(name) is None]
+    missing = [name for name in ("numpy", "numba", "pyarrow", "isal", "zstandard") if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
             f"this needs {', '.join(missing)}, which a host that only records does not",

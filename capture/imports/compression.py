@@ -33,7 +33,7 @@ class Compression:
                 "Convert it: trace-cmd convert --compression none -i FILE -o NEW.",
             )
         self.name = name
-        self._codec: Any = None
+        self._zstd_context: Any = None
 
     def unpack(self, file: Foreign, data: bytes | memoryview, size: int) -> Any:
         """``data``, unpacked: exactly ``size`` bytes, as something with their buffer protocol."""
@@ -54,13 +54,20 @@ class Compression:
         return found
 
     def _zstd(self, data: bytes | memoryview, size: int) -> Any:
-        import pyarrow as pa
+        import zstandard
 
         if not size:
             return b""
-        if self._codec is None:
-            self._codec = pa.Codec("zstd")
-        return self._codec.decompress(pa.py_buffer(data), decompressed_size=size)
+        if self._zstd_context is None:
+            # One for all chunks: to make one costs as much as to unpack a small chunk.
+            self._zstd_context = zstandard.ZstdDecompressor()
+        try:
+            # What the frame says of itself is what would be allocated.
+            if zstandard.frame_content_size(data) not in (-1, size):
+                raise ValueError("its frame has another size")
+            return self._zstd_context.decompress(data, max_output_size=size)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
 
     def pieces(
         self,
