@@ -14,7 +14,7 @@ READ_AHEAD_KB = (0, 4, 16, 64, 128, 1024, 8192)
 FILESYSTEMS = {"ext4": 8, "ext4-1k": 1, "ext4-journal": 2, "ext2": 1, "xfs": 2}
 """Weights; ``ext4-journal`` is the one without large folios."""
 
-MEMORY_KB = (12 << 10, 20 << 10, 40 << 10)
+MEMORY_KB = (20 << 10, 28 << 10, 48 << 10)
 _READS = ("buffered", "descriptors")
 
 

@@ -17,6 +17,7 @@ from hindsight.errors import ConfigurationError
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead import events, facts, replay, verdict
 from hindsight.subsystems.readahead.history import History
+from hindsight.subsystems.readahead.leaving import admitted, leaving
 from hindsight.subsystems.readahead.operations import (
     CLOSE,
     FADVISE,
@@ -59,7 +60,8 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     - ``streams``: one row per open file description that read a file through the page cache or advised on
       one, in order of opening, then one per file that was read through a mapping;
     - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the others use;
-    - ``dropped``: folios (op, index, order) that left the page cache inside of a POSIX_FADV_DONTNEED, by op;
+    - ``leaving``: folios that left the page cache on their own (:mod:`leaving`);
+    - ``admitted``: folios that operations added while they had to reclaim others;
     - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
 
     Raises ConfigurationError if the tables hold no system calls.
@@ -80,7 +82,8 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
         "devices": devices,
         "tasks": _tasks(history),
         "others": _others(history),
-        "dropped": _dropped(history, use),
+        "leaving": leaving(history, ops, use, history.stream_file),
+        "admitted": admitted(history, use),
     }
     _refute_large_folios(history, demand)
     return demand
@@ -120,21 +123,6 @@ def _others(history: History) -> Columns:
     use = (history.is_reader | (history.calls.code == sc.RING)) & (history.stream < 0)
     calls = history.calls
     return {"ts": calls.ts[use], "end": calls.end[use], "task": calls.task[use].astype(np.uint32)}
-
-
-def _dropped(history: History, calls: NDArray[np.int64]) -> Columns:
-    """Folios that POSIX_FADV_DONTNEED took out of the page cache; ``calls``: the call of each operation."""
-    rows = history.deleted
-    op_of = np.full(len(history.calls.ts) + 1, -1, np.int64)
-    op_of[calls] = np.arange(len(calls))
-    op_of[-1] = -1  # (faults are no calls)
-    inside = np.flatnonzero(history.inside(rows, history.is_dontneed))
-    op = op_of[rows.call[inside]]
-    mine = op >= 0
-    at, op = inside[mine], op[mine]
-    order = np.lexsort((rows.index[at], op))
-    at, op = at[order], op[order]
-    return {"op": op, "index": rows.index[at], "order": rows.order[at].astype(np.uint8)}
 
 
 def _ops(history: History) -> tuple[NDArray[np.int64], Columns]:

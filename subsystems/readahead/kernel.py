@@ -2,8 +2,7 @@
 
 Behaviour of ``mm/readahead.c`` and ``mm/filemap.c`` as step functions over flat arrays. One buffered read is
 a loop of :func:`read_batch` calls (each one an iteration of ``filemap_get_pages``) closed by
-:func:`finish_read`; :func:`advise` is ``posix_fadvise``. What a call decides goes to a :class:`Log` in the
-terms of the tracepoints.
+:func:`finish_read`. What a call decides goes to a :class:`Log` in the terms of the tracepoints.
 
 All numbers are pages unless named bytes. Arithmetic is int64, array indices are unsigned.
 """
@@ -17,20 +16,17 @@ from hindsight.subsystems.readahead.pages import (
     ABSENT,
     PAGE_SHIFT,
     PageCache,
-    drop,
     insert,
+    is_cached,
+    leave,
     next_miss,
     pages_of,
     previous_miss,
+    there_is_room,
 )
 from hindsight.subsystems.readahead.state import (
     ASYNC_RA,
     DECISION_TABLES,
-    FADV_DONTNEED,
-    FADV_NORMAL,
-    FADV_RANDOM,
-    FADV_SEQUENTIAL,
-    FADV_WILLNEED,
     RA_ORDER,
     RA_UNBOUNDED,
     SYNC_RA,
@@ -42,7 +38,6 @@ from hindsight.subsystems.readahead.state import (
 
 BATCH_FOLIOS = 31
 CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT
-_LAST_BYTE = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
@@ -83,6 +78,10 @@ def _show_state(files, stream, kind, index, req, log):  # type: ignore[no-untype
 @njit(cache=True, nogil=True)
 def _add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-untyped-def]
     """Insert a folio and log it; ``needed_until``: pages before this one are waited for."""
+    if cache.leaving.now[0] < cache.leaving.op.shape[0]:
+        leave(cache)
+    if cache.admitted.limited.shape[0] > 0 and not _had(cache, file, index, order):
+        return False
     if not insert(cache, file, index, order, mark):
         return False
     at = log.n[1]
@@ -92,7 +91,16 @@ def _add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no
         log.add_index[at] = index
         log.add_order[at] = order
         log.add_async[at] = 1 if index >= needed_until else 0
+    cache.leaving.now[2] += 1
     return True
+
+
+@njit(cache=True, nogil=True)
+def _had(cache, file, index, order):  # type: ignore[no-untyped-def]
+    """Whether a folio could be had for the page, if none is there."""
+    cached = is_cached(cache, file, index)
+    cache.admitted.now[1] = not cached and not there_is_room(cache, index, order)
+    return cache.admitted.now[1] == 0
 
 
 @njit(cache=True, nogil=True)
@@ -116,11 +124,13 @@ def _plain_read(cache, files, stream, index, count, lookahead, needed_until, log
     mark = count - lookahead if lookahead <= count else np.int64(-1)
     for i in range(count):
         _add(cache, file, index + i, np.int64(0), np.int64(i == mark), needed_until, log)
+        if cache.admitted.now[1] != 0:
+            break
     return index + count
 
 
 @njit(cache=True, nogil=True)
-def _forced_read(cache, files, stream, index, count, needed_until, log):  # type: ignore[no-untyped-def]
+def forced_read(cache, files, stream, index, count, needed_until, log):  # type: ignore[no-untyped-def]
     """Exactly ``count`` pages, at most the larger of window and request limit, in chunks of 2 MiB."""
     s = np.uint64(stream)
     count = min(count, max(np.int64(files.io_pages[s]), np.int64(files.ra_pages[s])))
@@ -203,10 +213,10 @@ def _synchronous(cache, files, stream, index, req, log):  # type: ignore[no-unty
     needed_until = index + req
     _show_state(files, stream, np.int64(SYNC_RA), index, req, log)
     if files.ra_pages[s] == 0:
-        _forced_read(cache, files, stream, index, np.int64(1), needed_until, log)
+        forced_read(cache, files, stream, index, np.int64(1), needed_until, log)
         return
     if files.random[s] != 0:
-        _forced_read(cache, files, stream, index, req, needed_until, log)
+        forced_read(cache, files, stream, index, req, needed_until, log)
         return
     limit = _window_limit(files, stream, req)
     # Before the first read prev_pos is -1, which is no page of any file.
@@ -334,72 +344,18 @@ def finish_read(cache: PageCache, files: OpenFiles, stream: int, pos: int, ret: 
         files.prev_pos[np.uint64(stream)] = pos + ret
 
 
-@njit(cache=True, nogil=True)
-def set_ra(files: OpenFiles, stream: int, ra_pages: int, random: int) -> None:
-    """What an advice does to one open file: its readahead limit in pages, and whether reads are exact."""
-    files.ra_pages[np.uint64(stream)] = ra_pages
-    files.random[np.uint64(stream)] = random
-
-
-@njit(cache=True, nogil=True)
-def advise(
-    cache: PageCache,
-    files: OpenFiles,
-    stream: int,
-    advice: int,
-    offset: int,
-    length: int,
-    device_ra_pages: int,
-    log: Log,
-) -> None:
-    """``posix_fadvise(2)`` on a stream; offset and length in bytes, length 0 = to the end.
-
-    ``device_ra_pages`` is the device's limit now (NORMAL takes it, SEQUENTIAL twice that). DONTNEED drops the
-    folios that lie wholly in the range; that pages under I/O stay in the kernel's cache is not modelled.
-    """
-    s = np.uint64(stream)
-    begin = np.int64(offset)
-    count = np.int64(length)
-    if begin < 0 or count < 0:
-        return
-    last = begin + count - 1 if 0 < count <= _LAST_BYTE - begin else _LAST_BYTE
-    file = np.uint64(files.file[s])
-    if advice == FADV_NORMAL:
-        set_ra(files, stream, device_ra_pages, 0)
-    elif advice == FADV_RANDOM:
-        files.random[s] = 1
-    elif advice == FADV_SEQUENTIAL:
-        set_ra(files, stream, 2 * device_ra_pages, 0)
-    elif advice == FADV_WILLNEED:
-        first = begin >> PAGE_SHIFT
-        _forced_read(cache, files, stream, first, (last >> PAGE_SHIFT) - first + 1, np.int64(0), log)
-    elif advice == FADV_DONTNEED:
-        first = (begin + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
-        end = last >> PAGE_SHIFT
-        # The last page goes only if the range covers it to its end or to the end of the file.
-        if (last + 1) & ((1 << PAGE_SHIFT) - 1) and last != cache.size[file] - 1:
-            end -= 1
-        drop(cache, file, first, end)
-
-
 __all__ = [
     "ASYNC_RA",
     "DECISION_TABLES",
-    "FADV_DONTNEED",
-    "FADV_NORMAL",
-    "FADV_RANDOM",
-    "FADV_SEQUENTIAL",
-    "FADV_WILLNEED",
     "RA_ORDER",
     "RA_UNBOUNDED",
     "SYNC_RA",
     "Log",
     "OpenFiles",
-    "advise",
     "finish_read",
+    "forced_read",
     "new_log",
     "open_files",
     "read_batch",
     "refused_batch",
-    "set_ra",
 ]

@@ -1,19 +1,23 @@
 """The page cache of the files of one capture: which pages are there, in which folios, with which marks.
 
-Flat arrays, six bytes a page. Looking a page up is an array access; *counting* cached pages before or after
+Flat arrays, seven bytes a page. Looking a page up is an array access; *counting* cached pages before or after
 an index is not, because the kernel walks its tree (an XArray of 64 slots a node) with a cursor whose slot and
 whose index drift apart inside large folios. :func:`previous_miss` and :func:`next_miss` do the same walk,
 since its results decide window sizes (behaviour of ``page_cache_prev_miss``, ``page_cache_next_miss``,
 ``mm/filemap.c``, and ``xas_prev``, ``xas_next``, ``lib/xarray.c``, of Linux 6.18; written from their observed
 behaviour).
 
-Units are pages; arithmetic is int64, array indices are unsigned. Eviction is not modelled: nothing here
-leaves the shadows that the kernel leaves when it reclaims a folio.
+Reclaim leaves a *shadow* in the place of a folio (:func:`evict`), of the same order. It is no page, but the
+walk takes the slots of a large one, other than its first, for cached pages. A folio that comes into the place
+of a larger shadow splits it (behaviour of ``__filemap_add_folio``, ``mm/filemap.c``).
+
+Units are pages; arithmetic is int64, array indices are unsigned.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -24,6 +28,36 @@ PAGE_SHIFT = 12
 NODE_SHIFT = 6
 """log2 of the slots of a node of the kernel's tree (CONFIG_BASE_SMALL unset)."""
 NODE_MASK = 63
+
+
+class Leaving(NamedTuple):
+    """Folios that leave the cache on their own, as a record tells, shapes (R,): sorted by (op, after)."""
+
+    op: NDArray[np.int64]
+    """The operation during which, or before which, one leaves."""
+    after: NDArray[np.int64]
+    """How many folios that operation has added by then; -1: before it."""
+    file: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]
+    order: NDArray[np.int64]
+    reclaimed: NDArray[np.uint8]
+    """1 if a shadow takes its place."""
+    now: NDArray[np.int64]
+    """(3,) the next row, the operation in progress, the folios that it has added."""
+
+
+class Admitted(NamedTuple):
+    """Folios that operations added while memory was so short that some could not be had: what a record shows
+    is what there was room for. Shapes (A,), sorted by (op, time), but for ``limited``.
+    """
+
+    op: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]
+    order: NDArray[np.int64]
+    limited: NDArray[np.uint8]
+    """(N,) 1 of each operation that added nothing but these; (0,) where none is."""
+    now: NDArray[np.int64]
+    """(2,) the next row, whether the last folio could not be had."""
 
 
 class PageCache(NamedTuple):
@@ -43,10 +77,23 @@ class PageCache(NamedTuple):
     """(P,) order of that folio."""
     mark: NDArray[np.uint8]
     """(P,) 1 on the first page of a folio that carries the readahead mark."""
+    shadow: NDArray[np.uint8]
+    """(P,) 1 + order of the shadow that stands for this page; 0 if none does."""
+    shadows: NDArray[np.uint8]
+    """(F,) 1 where the file ever had a shadow."""
+    leaving: Leaving
+    admitted: Admitted
 
 
-def page_cache(size: NDArray[np.int64], max_order: NDArray[np.uint8]) -> PageCache:
-    """An empty cache for files of these sizes in bytes; shapes (F,)."""
+def page_cache(
+    size: NDArray[np.int64],
+    max_order: NDArray[np.uint8],
+    leaving: Mapping[str, NDArray[Any]] | None = None,
+    admitted: Mapping[str, NDArray[Any]] | None = None,
+) -> PageCache:
+    """An empty cache for files of these sizes in bytes; shapes (F,). ``leaving`` and ``admitted``: columns of
+    :class:`Leaving` and :class:`Admitted`; without them nothing leaves on its own, and there is room for all.
+    """
     pages = (np.maximum(size, 0) + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
     base = np.zeros(len(size) + 1, np.uint64)
     base[1:] = np.cumsum(pages).astype(np.uint64)
@@ -58,7 +105,24 @@ def page_cache(size: NDArray[np.int64], max_order: NDArray[np.uint8]) -> PageCac
         np.full(total, ABSENT, np.uint32),
         np.zeros(total, np.uint8),
         np.zeros(total, np.uint8),
-    )
+        np.zeros(total, np.uint8),
+        np.zeros(len(size), np.uint8),
+        Leaving(
+            _column(leaving, "op"), _column(leaving, "after"), _column(leaving, "file"),
+            _column(leaving, "index"), _column(leaving, "order"), _column(leaving, "reclaimed", np.uint8),
+            np.zeros(3, np.int64),
+        ),
+        Admitted(
+            _column(admitted, "op"), _column(admitted, "index"), _column(admitted, "order"),
+            _column(admitted, "limited", np.uint8), np.zeros(2, np.int64),
+        ),
+    )  # fmt: skip
+
+
+def _column(
+    table: Mapping[str, NDArray[Any]] | None, name: str, dtype: type[np.generic] = np.int64
+) -> NDArray[Any]:
+    return np.array((table or {}).get(name, ()), dtype)
 
 
 def empty(cache: PageCache) -> None:
@@ -66,6 +130,56 @@ def empty(cache: PageCache) -> None:
     cache.start.fill(ABSENT)
     cache.order.fill(0)
     cache.mark.fill(0)
+    cache.shadow.fill(0)
+    cache.shadows.fill(0)
+    cache.leaving.now.fill(0)
+    cache.admitted.now.fill(0)
+
+
+@njit(cache=True, nogil=True)
+def begin_operation(cache, op):  # type: ignore[no-untyped-def]
+    """What leaves until operation ``op`` begins has left."""
+    cache.leaving.now[1] = op
+    cache.leaving.now[2] = -1
+    leave(cache)
+    cache.leaving.now[2] = 0
+    admitted = cache.admitted
+    row = np.uint64(admitted.now[0])
+    while row < np.uint64(admitted.op.shape[0]) and admitted.op[row] < op:
+        row += np.uint64(1)
+    admitted.now[0] = np.int64(row)
+
+
+@njit(cache=True, nogil=True)
+def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
+    """Whether the operation in progress could have a folio for this page of its file."""
+    admitted = cache.admitted
+    op = np.uint64(cache.leaving.now[1])
+    if op >= np.uint64(admitted.limited.shape[0]) or admitted.limited[op] == 0:
+        return True
+    row = np.uint64(admitted.now[0])
+    if row >= np.uint64(admitted.op.shape[0]) or np.uint64(admitted.op[row]) != op:
+        return False
+    if admitted.index[row] != page or admitted.order[row] != order:
+        return False
+    admitted.now[0] += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def leave(cache):  # type: ignore[no-untyped-def]
+    """Remove what has left by now: by this operation, and by this number of folios that it has added."""
+    leaving = cache.leaving
+    row = np.uint64(leaving.now[0])
+    while row < np.uint64(leaving.op.shape[0]) and (
+        leaving.op[row] < leaving.now[1]
+        or (leaving.op[row] == leaving.now[1] and leaving.after[row] <= leaving.now[2])
+    ):
+        first = leaving.index[row]
+        last = first + (np.int64(1) << leaving.order[row]) - 1
+        _remove(cache, np.uint64(leaving.file[row]), first, last, leaving.reclaimed[row] != 0)
+        row += np.uint64(1)
+    leaving.now[0] = np.int64(row)
 
 
 @njit(cache=True, nogil=True)
@@ -92,6 +206,8 @@ def insert(cache, file, page, order, mark):  # type: ignore[no-untyped-def]
     for i in range(count):
         if cache.start[at + np.uint64(i)] != ABSENT:
             return False
+    if cache.shadows[file]:
+        _take_place_of_shadows(cache, file, page, np.int64(order))
     for i in range(count):
         cache.start[at + np.uint64(i)] = page
         cache.order[at + np.uint64(i)] = order
@@ -100,27 +216,88 @@ def insert(cache, file, page, order, mark):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _take_place_of_shadows(cache, file, page, order):  # type: ignore[no-untyped-def]
+    """No shadow stands for the 2**order pages from ``page`` on any more; what is left of a larger one is in
+    pieces, each as large as the kernel's tree can have it.
+    """
+    base = cache.base[file]
+    size = np.int64(cache.shadow[base + np.uint64(page)]) - 1
+    while size > order:
+        piece = max(size - 1 if size % NODE_SHIFT == 0 else size - size % NODE_SHIFT, order)
+        begin = (page >> size) << size
+        for i in range(np.int64(1) << size):
+            cache.shadow[base + np.uint64(begin + i)] = piece + 1
+        size = piece
+    for i in range(np.int64(1) << order):
+        cache.shadow[base + np.uint64(page + i)] = 0
+
+
+@njit(cache=True, nogil=True)
 def drop(cache, file, first, last):  # type: ignore[no-untyped-def]
-    """Drop the folios that lie wholly in the pages [first, last]; returns the number of pages dropped."""
+    """Drop the folios, and the shadows, that lie wholly in the pages [first, last]; returns the number of
+    pages dropped.
+    """
+    return _remove(cache, file, first, last, False)
+
+
+@njit(cache=True, nogil=True)
+def evict(cache, file, first, last):  # type: ignore[no-untyped-def]
+    """Reclaim the folios that lie wholly in the pages [first, last]: shadows take their place. Returns the
+    number of pages reclaimed.
+    """
+    return _remove(cache, file, first, last, True)
+
+
+@njit(cache=True, nogil=True)
+def _remove(cache, file, first, last, leave_shadows):  # type: ignore[no-untyped-def]
     end = min(last, pages_of(cache, file) - 1)
     page = max(first, np.int64(0))
     dropped = np.int64(0)
     while page <= end:
         at = cache.base[file] + np.uint64(page)
         if cache.start[at] == ABSENT:
-            page += 1
+            page = page + 1 if leave_shadows else _drop_shadow(cache, file, page, first, last)
             continue
         begin = np.int64(cache.start[at])
-        count = np.int64(1) << np.int64(cache.order[at])
+        order = cache.order[at]
+        count = np.int64(1) << np.int64(order)
         if begin >= first and begin + count - 1 <= last:
             at = cache.base[file] + np.uint64(begin)
             for i in range(count):
                 cache.start[at + np.uint64(i)] = ABSENT
                 cache.order[at + np.uint64(i)] = 0
+                cache.shadow[at + np.uint64(i)] = order + 1 if leave_shadows else 0
             cache.mark[at] = 0
+            cache.shadows[file] |= leave_shadows
             dropped += count
         page = begin + count
     return dropped
+
+
+@njit(cache=True, nogil=True)
+def drop_shadows(cache, file, first, last):  # type: ignore[no-untyped-def]
+    """Drop the shadows that lie wholly in the pages [first, last], and no folio."""
+    if cache.shadows[file] == 0:
+        return
+    page = max(first, np.int64(0))
+    while page <= min(last, pages_of(cache, file) - 1):
+        page = _drop_shadow(cache, file, page, first, last)
+
+
+@njit(cache=True, nogil=True)
+def _drop_shadow(cache, file, page, first, last):  # type: ignore[no-untyped-def]
+    """Drop the shadow that stands for ``page``, if there is one that lies wholly in [first, last]; the page
+    after it.
+    """
+    shadow = np.int64(cache.shadow[cache.base[file] + np.uint64(page)])
+    if shadow == 0:
+        return page + 1
+    begin = (page >> (shadow - 1)) << (shadow - 1)
+    after = begin + (np.int64(1) << (shadow - 1))
+    if begin >= first and after - 1 <= last:
+        for i in range(begin, after):
+            cache.shadow[cache.base[file] + np.uint64(i)] = 0
+    return after
 
 
 @njit(cache=True, nogil=True)
@@ -139,6 +316,14 @@ def _load(cache, file, page):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _shadow_at(cache, file, page):  # type: ignore[no-untyped-def]
+    """1 + order of the shadow that stands for a page, 0 if none does or the page is outside the file."""
+    if cache.shadows[file] == 0 or page < 0 or page >= pages_of(cache, file):
+        return np.int64(0)
+    return np.int64(cache.shadow[cache.base[file] + np.uint64(page)])
+
+
+@njit(cache=True, nogil=True)
 def _descend(cache, file, index, shift, slot, node):  # type: ignore[no-untyped-def]
     """Read the slot under the cursor, going down by the *index* where it holds a node.
 
@@ -146,8 +331,13 @@ def _descend(cache, file, index, shift, slot, node):  # type: ignore[no-untyped-
     """
     while True:
         page = ((node << NODE_SHIFT) + slot) << shift
+        shadow = _shadow_at(cache, file, page)
+        # The slots of a large shadow but its first hold no value of their own, so they pass for pages.
+        inside = shadow > 0 and page & ((np.int64(1) << (shadow - 1)) - 1) != 0
         if shift == 0:
-            return is_cached(cache, file, page), shift, slot, node
+            return inside or is_cached(cache, file, page), shift, slot, node
+        if shift == NODE_SHIFT and shadow > NODE_SHIFT:
+            return inside, shift, slot, node
         if (
             shift == NODE_SHIFT
             and is_cached(cache, file, page)

@@ -10,8 +10,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
-from hindsight.subsystems.readahead.kernel import advise, finish_read, read_batch, refused_batch
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT, drop, page_cache
+from hindsight.subsystems.readahead.fadvise import advise, not_needed
+from hindsight.subsystems.readahead.kernel import finish_read, read_batch, refused_batch
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, begin_operation, drop_shadows, page_cache
 from hindsight.subsystems.readahead.ring import read_together
 from hindsight.subsystems.readahead.state import (
     DECISION_TABLES,
@@ -31,18 +32,14 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, dropped, log, first):  # type: ignore[no-untyped-def]
+def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, log, first):  # type: ignore[no-untyped-def]
     """All operations in order; ``first[i]``: number of decisions before operation i."""
-    drop_op, drop_index, drop_order = dropped
-    row = np.int64(0)
+    # What the kernel dropped, not what it was asked to: pages under I/O stay.
+    told = cache.leaving.op.shape[0] > 0 and (cache.leaving.reclaimed == 0).any()
     for op in range(kind.shape[0]):
         first[op] = log.n[0]
         file = np.uint64(files.file[np.uint64(stream[op])])
-        while row < drop_op.shape[0] and drop_op[row] == op:
-            # What the kernel dropped, not what it was asked to: pages under I/O stay.
-            index = drop_index[row]
-            drop(cache, file, index, index + (np.int64(1) << np.int64(drop_order[row])) - 1)
-            row += 1
+        begin_operation(cache, op)
         s = np.int64(stream[op])
         if pos[op] < 0:
             continue
@@ -81,7 +78,8 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
                 transfer(cache, files, s, pos[op], asked, ret[op], log)
         elif (kind[op] == d.FADVISE or kind[op] == d.READAHEAD) and ret[op] == 0:
             what = np.int64(advice[op]) if kind[op] == d.FADVISE else np.int64(FADV_WILLNEED)
-            if what == FADV_DONTNEED and drop_op.shape[0] > 0:
+            if what == FADV_DONTNEED and told:
+                drop_shadows(cache, file, *not_needed(cache, file, pos[op], count[op]))
                 continue
             advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
 
@@ -93,13 +91,12 @@ def _replay(demand: Mapping[str, Columns], insertions: int) -> tuple[Log, NDArra
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     first = np.zeros(len(ops["ts"]), np.uint64)
     room = 1024 + 2 * len(first)
-    dropped = tuple(demand["dropped"][c] for c in ("op", "index", "order"))
     arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice", "together")]
     while True:
-        cache = page_cache(files["size"], files["max_order"])
+        cache = page_cache(files["size"], files["max_order"], demand["leaving"], demand["admitted"])
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
-        _run(cache, opened, *arguments, streams["ra_pages"], dropped, log, first)  # type: ignore[call-arg]
+        _run(cache, opened, *arguments, streams["ra_pages"], log, first)  # type: ignore[call-arg]
         if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
             return log, first
         # Too small: once more from the beginning with the room that it turned out to need.

@@ -17,13 +17,13 @@ import numpy as np
 from hindsight.subsystems.readahead import features
 from hindsight.subsystems.readahead.advice import take_advice
 from hindsight.subsystems.readahead.compiled import step
+from hindsight.subsystems.readahead.fadvise import advise
 from hindsight.subsystems.readahead.fetching import submit
 from hindsight.subsystems.readahead.kernel import (
     BATCH_FOLIOS,
     _add,
     _asynchronous,
     _synchronous,
-    advise,
     finish_read,
 )
 from hindsight.subsystems.readahead.metrics import (

@@ -44,7 +44,7 @@ REASONS = (
     RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED,
 ) = range(len(REASONS))  # fmt: skip
 
-REPLAYED = frozenset({TRANSFERRED})
+REPLAYED = frozenset({TRANSFERRED, RECLAIMED})
 """Reasons that keep a stream from what-if questions, not from the replay of what happened."""
 
 Flags = NDArray[np.bool_]

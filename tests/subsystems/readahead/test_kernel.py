@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hindsight.subsystems.readahead import fadvise, pages
 from hindsight.subsystems.readahead import kernel as k
-from hindsight.subsystems.readahead import pages
 from hindsight.subsystems.readahead.state import new_log
 
 PAGE = 4096
@@ -32,7 +32,7 @@ class Machine:
         k.finish_read(self.cache, self.files, 0, pos, max(end - pos, 0))
 
     def advise(self, advice, offset=0, length=0, device=32):
-        k.advise(self.cache, self.files, 0, advice, offset, length, device, self.log)
+        fadvise.advise(self.cache, self.files, 0, advice, offset, length, device, self.log)
 
     def decisions(self):
         """Decisions since the last look, without the fields that are of no interest."""
@@ -116,7 +116,7 @@ def test_reads_larger_than_the_window_are_limited_by_the_request_size_of_the_dev
 
 def test_random_reads_exactly_in_chunks_and_leaves_the_state_alone():
     m = Machine(ra=2048)
-    m.advise(k.FADV_RANDOM)
+    m.advise(fadvise.FADV_RANDOM)
     m.read(0, 1100 * PAGE)
     assert shapes(m.decisions())[1:] == [
         (k.RA_UNBOUNDED, 0, 512, 0, 0),
@@ -128,22 +128,22 @@ def test_random_reads_exactly_in_chunks_and_leaves_the_state_alone():
 
 def test_advice_changes_the_limit():
     m = Machine(ra=8)
-    m.advise(k.FADV_RANDOM)
-    m.advise(k.FADV_SEQUENTIAL, device=100)
+    m.advise(fadvise.FADV_RANDOM)
+    m.advise(fadvise.FADV_SEQUENTIAL, device=100)
     assert (m.files.ra_pages[0], m.files.random[0]) == (200, 0)
-    m.advise(k.FADV_RANDOM)
-    m.advise(k.FADV_NORMAL, device=50)
+    m.advise(fadvise.FADV_RANDOM)
+    m.advise(fadvise.FADV_NORMAL, device=50)
     assert (m.files.ra_pages[0], m.files.random[0]) == (50, 0)
-    k.set_ra(m.files, 0, 16, 1)
+    fadvise.set_ra(m.files, 0, 16, 1)
     assert (m.files.ra_pages[0], m.files.random[0]) == (16, 1)
 
 
 def test_willneed_is_capped():
     m = Machine(ra=32, io=320)
-    m.advise(k.FADV_WILLNEED, 10 * PAGE + 5, 32 << 20)
+    m.advise(fadvise.FADV_WILLNEED, 10 * PAGE + 5, 32 << 20)
     assert shapes(m.decisions()) == [(k.RA_UNBOUNDED, 10, 320, 0, 0)]
     assert m.log.add_async[:1].tolist() == [1]
-    m.advise(k.FADV_WILLNEED, 4000 * PAGE, 1)
+    m.advise(fadvise.FADV_WILLNEED, 4000 * PAGE, 1)
     assert shapes(m.decisions()) == [(k.RA_UNBOUNDED, 4000, 1, 0, 0)]
 
 
@@ -163,7 +163,7 @@ def test_dontneed_drops_the_pages_that_it_covers(offset, length, left):
     m = Machine(size=7 * PAGE + 100, max_order=0)
     m.read(0, 8 * PAGE)
     assert m.cached() == set(range(8))
-    m.advise(k.FADV_DONTNEED, offset, length)
+    m.advise(fadvise.FADV_DONTNEED, offset, length)
     assert m.cached() == left
 
 
@@ -216,7 +216,7 @@ def test_a_full_log_counts_and_keeps_its_bounds():
 def test_whatever_is_read_is_cached_and_the_log_tells_it_all(reads, ra, max_order, random):
     m = Machine(size=(3 << 20) + 77, ra=ra, max_order=max_order)
     if random:
-        m.advise(k.FADV_RANDOM)
+        m.advise(fadvise.FADV_RANDOM)
     for pos, count in reads:
         m.read(pos, count)
         end = min(pos + count, m.size)

@@ -24,32 +24,32 @@ def cache_with(folios, pages_in_file=PAGES):
 class Tree:
     """An explicit tree of 64-slot nodes with a cursor, as the description of the walk has it.
 
-    A slot holds None, a child node, the folio (in its first slot) or "sibling" of one.
+    A slot holds None, a child node, the folio or shadow (in its first slot) or "sibling" of one.
     """
 
-    def __init__(self, folios):
-        self.folios = {}
+    def __init__(self, folios, shadows=()):
         height = 0
-        for start, order in folios:
+        for start, order in [*folios, *shadows]:
             # A folio that fills a node needs a slot one level up, also when it is alone (xas_max).
             while (start + (1 << order) - 1) >> (6 * (height + 1)) or height < order // 6:
                 height += 1
         self.root_shift = 6 * height
         self.root = {}
         for start, order in folios:
-            self._insert(start, order)
+            self._insert("folio", start, order)
+        for start, order in shadows:
+            self._insert("shadow", start, order)
 
-    def _insert(self, start, order):
+    def _insert(self, what, start, order):
         level = order // 6 * 6
-        node, shift, path = self.root, self.root_shift, []
+        node, shift = self.root, self.root_shift
         while shift > level:
             node = node.setdefault((start >> shift) & 63, {})
             shift -= 6
         slots = 1 << (order - level)
         first = (start >> level) & 63
         for i in range(slots):
-            node[first + i] = ("folio", first) if i == 0 else ("sibling", first)
-        del path
+            node[first + i] = (what, first) if i == 0 else ("sibling", first)
 
     def walk(self, index, limit, step):
         """(where the first miss is met or None, cursor index at the end)."""
@@ -66,6 +66,8 @@ class Tree:
         if entry is None:
             return index
         slot = entry[1]
+        if node[slot][0] == "shadow":
+            return index
         at = index
         edge = 0 if step < 0 else 63
         for _ in range(limit - 1):
@@ -84,7 +86,7 @@ class Tree:
                     stack.append((node, slot))
                     node, shift = node[slot], shift - 6
                     slot = (at >> shift) & 63
-            if node.get(slot) is None or at < 0:
+            if node.get(slot) is None or node[slot][0] == "shadow" or at < 0:
                 return at
         return at if step < 0 else index + limit
 
@@ -112,6 +114,70 @@ def test_the_walk_agrees_with_an_explicit_tree(folios, runs, index, limit):
     for page in sorted(starts):
         assert pages.previous_miss(cache, FILE, page, limit) == tree.walk(page, limit, -1)
         assert pages.next_miss(cache, FILE, page, limit) == tree.walk(page, limit, 1)
+
+
+def split(shadow, page, order):
+    """What is left of a shadow when a folio of that order comes to ``page`` in it."""
+    start, size = shadow
+    left = []
+    while size > order:
+        # A node's worth, or whole slots of the node above, are not split into anything smaller at once.
+        smaller = max(order, (size - 1) // 6 * 6 if size % 6 else size - 1)
+        pieces = range(start, start + (1 << size), 1 << smaller)
+        (start,) = (p for p in pieces if p <= page < p + (1 << smaller))
+        left += [(p, smaller) for p in pieces if p != start]
+        size = smaller
+    return left
+
+
+change = st.tuples(
+    st.sampled_from(["insert", "insert", "evict", "drop"]), st.integers(0, 511), st.integers(0, 9)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(change, max_size=40), st.integers(0, 1023), st.integers(1, 600))
+def test_shadows_take_the_place_of_what_is_reclaimed(changes, index, limit):
+    """In 1024 pages, so that changes meet each other."""
+    cache, _ = cache_with([], 1024)
+    folios, shadows = {}, {}
+    for what, page, order in changes:
+        start = (2 * page) >> order << order
+        pages_there = range(start, start + (1 << order))
+        if what == "insert":
+            free = not any(s < pages_there.stop and s + (1 << o) > start for s, o in folios.items())
+            assert pages.insert(cache, FILE, start, order, 0) == free
+            if free:
+                met = {s: o for s, o in shadows.items() if s < pages_there.stop and s + (1 << o) > start}
+                for s, o in met.items():
+                    del shadows[s]
+                    shadows.update(split((s, o), start, order) if o > order else ())
+                folios[start] = order
+        else:
+            last = start + (1 << order) - 1
+            inside = [s for s, o in folios.items() if s >= start and s + (1 << o) - 1 <= last]
+            if what == "evict":
+                pages.evict(cache, FILE, start, last)
+                shadows.update({s: folios[s] for s in inside})
+            else:
+                pages.drop(cache, FILE, start, last)
+                for s in [s for s, o in shadows.items() if s >= start and s + (1 << o) - 1 <= last]:
+                    del shadows[s]
+            for s in inside:
+                del folios[s]
+    held = np.zeros(1024, np.uint8)
+    for s, o in shadows.items():
+        held[s : s + (1 << o)] = o + 1
+    assert cache.shadow[:1024].tolist() == held.tolist()
+    tree = Tree(folios.items(), shadows.items())
+    for page in {
+        index,
+        *[s + (1 << o) - 1 for s, o in folios.items()],
+        *[s + (1 << o) for s, o in folios.items()],
+    }:
+        if page < 1024:
+            assert pages.previous_miss(cache, FILE, page, limit) == tree.walk(page, limit, -1)
+            assert pages.next_miss(cache, FILE, page, limit) == tree.walk(page, limit, 1)
 
 
 @given(st.sets(st.integers(0, 299)), st.integers(0, 299), st.integers(1, 400))
