@@ -17,6 +17,7 @@ from typing import NamedTuple
 from hindsight.capture.schema import (
     blockio,
     damon,
+    faults,
     pagecache,
     power,
     reading,
@@ -57,9 +58,10 @@ class Profile(NamedTuple):
         return tuple(event for instance in INSTANCES for event in self.events.get(instance, ()))
 
 
+DESCRIBING = ("readahead/page_cache_sync_ra", "readahead/page_cache_async_ra", "filemap/mm_filemap_fault")
+"""Events whose files are described at sealing: those on which readahead is decided."""
 _GROUPS = {
-    "readahead/page_cache_sync_ra": INODES,
-    "readahead/page_cache_async_ra": INODES,
+    **dict.fromkeys(DESCRIBING, INODES),
     "filemap/mm_filemap_add_to_page_cache": SCRUBBED,
     "task/task_newtask": SCRUBBED,
     "task/task_rename": SCRUBBED,
@@ -137,6 +139,10 @@ CHOICES = {
         "idle processors: states entered and left, wrong guesses, ticks stopped, frequencies",
         (*_names(power.EVENTS), *_IDENTITY),
         ftrace_only=True,
+    ),
+    "faults": Choice(
+        "page faults of programs with their addresses, which tell several mappings of one file apart",
+        (*_names(faults.EVENTS), *_IDENTITY),
     ),
     "damon": Choice(
         "DAMON: regions and how often they were accessed, what schemes do (set DAMON up yourself)",

@@ -110,8 +110,9 @@ def run_recorder(wrap: Callable[[list[str]], list[str]], options: dict[str, Any]
     """Record in a process of its own, started by the command line that ``wrap`` makes of its own.
 
     ``options``: out, command, label, devices ([major, minor]), user, buffer_kb, duration (s), open_files
-    (whether BPF programs tell open files apart; default: no). Returns the outcome: path, events, lost, status
-    of the program, and the last line that it said. Raises HindsightError if the recorder fails.
+    (whether BPF programs tell open files apart; default: no), profile (default: readahead). Returns the
+    outcome: path, events, lost, status of the program, and the last line that it said. Raises HindsightError
+    if the recorder fails.
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     argv = [sys.executable, "-m", "hindsight.lab.recording", str(write), json.dumps(options)]
@@ -151,6 +152,7 @@ def _main(descriptor: int, options: dict[str, Any]) -> None:
         RecordOptions(
             out=Path(options["out"]),
             command=tuple(options["command"]),
+            profile=options.get("profile", "readahead"),
             label=options["label"],
             devices=tuple((major, minor) for major, minor in options["devices"]),
             user=options["user"],

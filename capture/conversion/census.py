@@ -10,9 +10,9 @@ import numpy as np
 from numba import njit
 
 from hindsight.capture.conversion.columns import Text, distinct_rows
-from hindsight.capture.profiles import FOLLOWING
+from hindsight.capture.profiles import DESCRIBING, FOLLOWING
 
-_READAHEAD = ("page_cache_sync_ra", "page_cache_async_ra")
+_DESCRIBING = tuple(event.partition("/")[2] for event in DESCRIBING)
 INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 
 Columns = Mapping[str, np.ndarray]
@@ -34,7 +34,7 @@ def count_members(values: Any, members: Any) -> int:
 class Census:
     """Counts over the events of one segment. Thread-safe.
 
-    ``inodes``: (major, minor, inode) of the facts' files on which readahead was seen.
+    ``inodes``: (major, minor, inode) of the facts' files on which readahead is decided.
     """
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Census:
             watches.append(self._count_own)
         if table == "block_rq_issue":
             watches.append(self._count_writeback)
-        if table in _READAHEAD and self._known:
+        if table in _DESCRIBING and self._known:
             watches.append(self._note_inodes)
         return watches
 

@@ -21,6 +21,7 @@ from hindsight.capture.schema import (
     blockio,
     damon,
     facts,
+    faults,
     openfiles,
     pagecache,
     power,
@@ -52,7 +53,7 @@ __all__ = [
 
 _EVENTS = (
     *reading.EVENTS, *syscalls.EVENTS,
-    *pagecache.EVENTS, *blockio.EVENTS, *writeback.EVENTS, *scheduling.EVENTS, *power.EVENTS, *damon.EVENTS,
+    *pagecache.EVENTS, *blockio.EVENTS, *writeback.EVENTS, *scheduling.EVENTS, *power.EVENTS, *damon.EVENTS, *faults.EVENTS,
     *openfiles.EVENTS,
 )  # fmt: skip
 

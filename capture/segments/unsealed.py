@@ -33,6 +33,7 @@ from hindsight.capture.hiding import NameHash, hidden_fields
 from hindsight.capture.options import RECORDS
 from hindsight.capture.perf.inodes import RecordScan
 from hindsight.capture.perf.scrub import scrub_records
+from hindsight.capture.profiles import DESCRIBING
 from hindsight.capture.segments import files
 from hindsight.capture.segments.checksum import Checksum
 from hindsight.capture.segments.facts import KEPT, KEPT_NAMES, build_facts
@@ -48,7 +49,6 @@ RAW = "raw"
 MAX_FILE_ROWS = 250_000
 """File facts that one segment holds at most, so that facts.json stays readable."""
 _RESERVE_BYTES = 1 << 20
-_INODE_EVENTS = ("readahead/page_cache_sync_ra", "readahead/page_cache_async_ra")
 _PIECE_BYTES = 1 << 18  # small enough to stay in a processor's cache until it is summed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -371,7 +371,7 @@ def _scrub(
 
 def _inode_events(events: Iterable[str], formats: Mapping[str, str]) -> list[tuple[int, int, int]]:
     found = []
-    for event in _INODE_EVENTS:
+    for event in DESCRIBING:
         if event in events and event in formats:
             parsed = parse_event(event.split("/")[0], formats[event])
             if {"i_ino", "s_dev"} <= parsed.fields.keys():

@@ -120,7 +120,8 @@ def _record(
 ) -> dict[str, Any]:
     options = {
         "out": str(raw), "command": program, "label": f"seed {plan.seed}", "devices": [list(device)],
-        "user": "root", "buffer_kb": BUFFER_KB, "duration": LIMIT_SECONDS, "open_files": open_files,
+        "profile": "readahead+faults", "user": "root", "buffer_kb": BUFFER_KB, "duration": LIMIT_SECONDS,
+        "open_files": open_files,
     }  # fmt: skip
     if not plan.memory_kb:
         return run_recorder(list, options)

@@ -17,8 +17,8 @@ Tables = Mapping[str, Columns]
 
 (
     READ, PREAD, WRITE, PWRITE, OPEN, CLOSE, CLOSE_RANGE, DUP, DUP2, FCNTL, SEEK, FADVISE, READAHEAD,
-    TRUNCATE, TRANSFER, UNSHARE, RING, COPY, RING_READ,
-) = range(19)  # fmt: skip
+    TRUNCATE, TRANSFER, UNSHARE, RING, COPY, RING_READ, MMAP, MUNMAP, MADVISE,
+) = range(22)  # fmt: skip
 
 UNKNOWN = np.int64(-1)
 """An argument, a result or a position that is not known."""
@@ -26,6 +26,7 @@ NO_RESULT = np.int64(-(1 << 62))
 """Result of a call whose return was not recorded."""
 
 
+CODES = 22
 RING_READ_CALL = 12
 """``call`` of the rows of ``file_reads`` that are reads of an io_uring."""
 
@@ -67,6 +68,9 @@ _LAYOUTS: dict[str, _Layout] = {
     "copy_file_range": _Layout(COPY, "fd_in", "fd_out"),
     "unshare": _Layout(UNSHARE, "", "unshare_flags"),
     "io_uring_enter": _Layout(RING, "fd"),
+    "mmap": _Layout(MMAP, "fd", "len", "off", "prot"),
+    "munmap": _Layout(MUNMAP, "", "len", "addr"),
+    "madvise": _Layout(MADVISE, "", "len_in", "start", "behavior"),
 }
 
 CALL_TABLES = tuple(f"sys_{side}_{name}" for name in _LAYOUTS for side in ("enter", "exit"))
@@ -85,11 +89,13 @@ class Calls(NamedTuple):
     code: NDArray[np.int64]
     fd: NDArray[np.int64]
     a: NDArray[np.int64]
-    """Bytes asked for; flags of open and unshare; cmd of fcntl; second descriptor; or UNKNOWN."""
+    """Bytes asked for, or mapped; flags of open and unshare; cmd of fcntl; second descriptor; or UNKNOWN."""
     b: NDArray[np.int64]
-    """Offset in bytes; argument of fcntl; flags of dup3 and close_range; or UNKNOWN."""
+    """Offset in bytes; address of munmap and madvise; argument of fcntl; flags of dup3 and close_range; or
+    UNKNOWN.
+    """
     c: NDArray[np.int64]
-    """Advice; flags of preadv2; or UNKNOWN."""
+    """Advice; flags of preadv2; protection of mmap; or UNKNOWN."""
     ret: NDArray[np.int64]
     """Result; NO_RESULT where none was recorded."""
 

@@ -22,7 +22,9 @@ from hindsight.subsystems.readahead.operations import (
     CLOSE,
     FADVISE,
     FAULT,
+    FAULT_AGAIN,
     KIND_OF_CALL,
+    MAP,
     NO_RESULT,
     OPEN,
     READ,
@@ -36,6 +38,7 @@ TABLES = (
     *sc.CALL_TABLES,
     *events.TASK_TABLES,
     *events.PAGE_TABLES,
+    events.ADDRESS_TABLE,
     "captures",
     "devices",
     "files",
@@ -55,7 +58,8 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     """The demand of one capture.
 
     - ``ops``: one row per operation on a stream, sorted by (ts, task): ts, end (ns), task, stream, kind, pos,
-      count, ret (bytes; count and pos of a FAULT are its page), advice (of a READ: its RWF_ flags, or -1),
+      count, ret (bytes; count of a FAULT: to the end of its mapping, ret: whether it is a retry; of a MAP, a
+      fault-around: its mapping), advice (of a READ: its RWF_ flags, of a FAULT: what its mapping is, or -1),
       together (a number that the reads of one io_uring_enter(2) have in common, -1 of others);
     - ``streams``: one row per open file description that read a file through the page cache or advised on
       one, in order of opening, then one per file that was read through a mapping;
@@ -127,28 +131,36 @@ def _others(history: History) -> Columns:
 
 def _ops(history: History) -> tuple[NDArray[np.int64], Columns]:
     """The call of each operation (-1 = a fault), and the operations."""
-    kind_of = np.full(int(sc.RING_READ) + 1, -1, np.int64)
+    kind_of = np.full(sc.CODES, -1, np.int64)
     for code, kind in KIND_OF_CALL.items():
         kind_of[code] = kind
     calls, faults = history.calls, history.faults
     use = np.flatnonzero((history.stream >= 0) & (kind_of[calls.code] >= 0))
-    of_faults = len(history.described) + np.searchsorted(history.mapped_files, faults.file)
-    zeros = np.zeros(len(faults.ts), np.int64)
+    zeros, faulted = np.zeros(len(faults.ts), np.int64), history.faulted
+    unknown = len(history.described) + np.searchsorted(history.mapped_files, faults.file)
+    of_faults = np.where(faulted.of >= 0, history.stream_of[faulted.of], unknown)
+    went = np.flatnonzero(history.stream_of[history.went_around.of] >= 0)
+    around, mapping = history.around, history.went_around.mapping[went]
+    left = np.where(faulted.of >= 0, faulted.beyond - faults.index, 1)
     parts = {
-        "ts": (calls.ts[use], faults.ts),
-        "end": (calls.end[use], faults.ts),
-        "task": (calls.task[use], faults.task),
-        "stream": (history.stream[use], of_faults),
-        "kind": (kind_of[calls.code[use]], zeros + FAULT),
-        "pos": (history.pos[use], faults.index << PAGE_SHIFT),
-        "count": (history.count[use], zeros + (1 << PAGE_SHIFT)),
-        "ret": (_moved(history)[use], zeros),
-        "together": (np.where(calls.code[use] == sc.RING_READ, calls.c[use], -1), zeros - 1),
-        "advice": (np.where(np.isin(calls.code[use], _WITH_FLAGS), calls.c[use], -1), zeros - 1),
-    }
+        "ts": (calls.ts[use], faults.ts, around.ts[went]),
+        "end": (calls.end[use], history.fault_end, around.ts[went]),
+        "task": (calls.task[use], faults.task, around.task[went]),
+        "stream": (history.stream[use], of_faults, history.stream_of[history.went_around.of[went]]),
+        "kind": (kind_of[calls.code[use]], zeros + FAULT, np.full(len(went), MAP)),
+        "pos": (history.pos[use], faults.index << PAGE_SHIFT, around.index[went] << PAGE_SHIFT),
+        "count": (
+            history.count[use], left << PAGE_SHIFT, (around.last - around.index + 1)[went] << PAGE_SHIFT
+        ),
+        "ret": (_moved(history)[use], np.where(history.fault_again, FAULT_AGAIN, zeros), mapping),
+        "together": (np.where(calls.code[use] == sc.RING_READ, calls.c[use], -1), zeros - 1, mapping * 0 - 1),
+        "advice": (
+            np.where(np.isin(calls.code[use], _WITH_FLAGS), calls.c[use], -1), faulted.flags, mapping * 0 - 1
+        ),
+    }  # fmt: skip
     joined = {name: np.concatenate(columns) for name, columns in parts.items()}
     order = np.lexsort((joined["kind"], joined["task"], joined["ts"]))
-    call = np.concatenate([use, zeros - 1])[order]
+    call = np.concatenate([use, zeros - 1, mapping * 0 - 1])[order]
     dtypes: dict[str, Any] = {"task": np.uint32, "stream": np.uint32, "kind": np.uint8, "advice": np.int32}
     return call, {name: column[order].astype(dtypes.get(name, np.int64)) for name, column in joined.items()}
 
@@ -180,9 +192,11 @@ def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -
     np.add.at(moved, stream[reads], np.maximum(ops["ret"][reads], 0))
 
     first_fault = np.zeros(mapped, np.int64)
-    place = np.searchsorted(history.mapped_files, history.faults.file)
-    backwards = np.argsort(history.faults.ts, kind="stable")[::-1]
-    first_fault[place[backwards]] = history.faults.task[backwards]
+    faults = history.faults
+    backwards = np.argsort(faults.ts, kind="stable")[::-1]
+    backwards = backwards[np.isin(faults.file[backwards], history.mapped_files)]
+    place = np.searchsorted(history.mapped_files, faults.file[backwards])
+    first_fault[place] = faults.task[backwards]
     owner = np.concatenate([d.process[chosen], first_fault])
     name = np.concatenate([d.name[chosen], np.full(mapped, -1, np.int64)])
     name = np.where(name >= 0, name, history.names.first[owner])

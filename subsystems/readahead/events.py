@@ -32,7 +32,9 @@ PAGE_TABLES = (
     "mm_filemap_add_to_page_cache",
     "mm_filemap_delete_from_page_cache",
     "mm_filemap_fault",
+    "mm_filemap_map_pages",
 )
+ADDRESS_TABLE = "page_fault_user"
 
 # Where two events bear the same time: what was there before comes first, returns come before entries.
 _RANK = {FOUND_OPEN: 0, NAMED: 1, NEW_TASK: 2, EXIT: 3, EXEC: 4, TASK_ENDS: 5, ENTER: 6}

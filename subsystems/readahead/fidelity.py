@@ -30,7 +30,7 @@ _NOT_SHOWN = 0xFFFFFFFF
 """``order`` of decisions of a kernel that keeps none (Linux 6.1, through kprobes)."""
 _INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 _UNATTRIBUTED, _APART = -1, -2
-_ACTING = (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY, d.RING_READ)
+_ACTING = (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY, d.RING_READ, d.FAULT)
 _LARGEST_ALIGNMENT = 1 << 24
 
 
@@ -123,7 +123,7 @@ def _recorded_rows(tables: Tables) -> dict[str, NDArray[np.int64]]:
 
 def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -> NDArray[np.int64]:
     """The operation of each recorded row; _UNATTRIBUTED if a read caused it that belongs to no stream (or a
-    thread whose calls were not recorded), _APART if no read did: a page fault, an execution, a directory."""
+    thread whose calls were not recorded), _APART if no read did: an execution, a directory."""
     ops, streams, files, tasks = demand["ops"], demand["streams"], demand["files"], demand["tasks"]
     place = np.searchsorted(tasks["pid"], rows["pid"])
     known = place < len(tasks["pid"])
@@ -164,22 +164,6 @@ def _groups(ops: Columns) -> NDArray[np.int64]:
     return result
 
 
-def _streams_of_faults(
-    rows: dict[str, NDArray[np.int64]], place: NDArray[np.int64], demand: Mapping[str, Columns]
-) -> NDArray[np.int64]:
-    """Streams of the decisions outside of reads on files that were read through a mapping."""
-    ops, streams, files = demand["ops"], demand["streams"], demand["files"]
-    mappings = np.unique(ops["stream"][ops["kind"] == d.FAULT])
-    stream_of = {
-        tuple(int(files[c][file]) for c in _INODE): int(stream)
-        for stream, file in zip(mappings, streams["file_id"][mappings], strict=True)
-    }
-    apart = np.flatnonzero(place == _APART)
-    keys = zip(*(rows[c][apart].tolist() for c in _INODE), strict=True)
-    found = [stream_of[key] for key in keys if key in stream_of]
-    return np.array(found, np.int64)
-
-
 def _row(columns: Mapping[str, NDArray[Any]], at: int, event: str) -> dict[str, Any]:
     return {"event": event, "ts": int(columns["ts"][at]), **{f: int(columns[f][at]) for f in FIELDS[1:]}}
 
@@ -209,9 +193,7 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
     count = len(streams["eligible"])
     r_stream = demand["ops"]["stream"][r_op].astype(np.int64)
     e_stream = emitted["stream"].astype(np.int64)
-    by_fault = _streams_of_faults(rows, place, demand)
-    faulted = len(by_fault)
-    per_recorded = np.bincount(np.concatenate([r_stream, by_fault]), minlength=count)
+    per_recorded = np.bincount(r_stream, minlength=count)
     per_emitted = np.bincount(e_stream, minlength=count)
     per_matched = np.bincount(r_stream[r_hit], minlength=count)
     eligible = streams["replayable"].astype(np.bool_)
@@ -231,7 +213,7 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
         }
         for s in np.flatnonzero((per_recorded > 0) | (per_emitted > 0))
     ]
-    outside = int(np.count_nonzero(place == _APART)) - faulted
+    outside = int(np.count_nonzero(place == _APART))
     if outside:
         per_stream.append({"stream": None, "reason": "not caused by a read call", "recorded": outside})
     return Fidelity(

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead import events
 from hindsight.subsystems.readahead.calls import Calls, Tables, integers
-from hindsight.subsystems.readahead.descriptors import Descriptions, follow
+from hindsight.subsystems.readahead.descriptors import Descriptions, Timeline, follow
+from hindsight.subsystems.readahead.mappings import Mapped
+from hindsight.subsystems.readahead.mappings import follow as follow_mappings
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.state import FADV_DONTNEED
 from hindsight.subsystems.readahead.witnessed import merge
@@ -67,7 +69,7 @@ class History:
     """Everything that the capture tells, in ordinals: threads, calls, open file descriptions, files, streams.
 
     A *stream* is an open file description of a page-cached file that was read or advised on and is not
-    O_DIRECT; after these comes one stream for each file that was read through a mapping.
+    O_DIRECT; after these comes one stream for each file that was read through a mapping that is not known.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -90,7 +92,7 @@ class History:
         at = np.where(told.pos >= 0, told.pos, at)
         self.found_pos = integers(look["pos"]) if look else np.zeros(1, np.int64)
 
-        self.met, self.added, self.deleted, self.faults = (
+        self.met, self.added, self.deleted, self.faults, self.around = (
             PageRows(tables, name, self.files, calls, self.pids) for name in events.PAGE_TABLES
         )
         code = calls.code
@@ -102,6 +104,8 @@ class History:
         self.is_ring = code == sc.RING_READ
         self.is_reader = self.is_read | self.is_advice | self.is_transfer | self.is_ring
         self._tie_files()
+        self._follow_mappings(walk, leader)
+        calls = self.calls
         at_position = (code == sc.READ) | self.is_transfer
         by_offset = self.is_read | self.is_advice | self.is_ring
         self.pos = np.where(at_position, at, np.where(by_offset, calls.b, -1))
@@ -148,6 +152,72 @@ class History:
         """(D,) ordinal of each description's file, -1 = none known."""
         self.ambiguous = (high >= 0) & (low != high)
 
+    def _follow_mappings(self, walk: Timeline, leader: NDArray[np.int64]) -> None:
+        """Tie faults to open files, and take MADV_WILLNEED for what it does: POSIX_FADV_WILLNEED."""
+        faults, around, calls = self.faults, self.around, self.calls
+        both = tuple(
+            np.concatenate([getattr(r, c) for r in (faults, around)]) for c in ("ts", "task", "file", "index")
+        )
+        last = np.concatenate([faults.index, around.last])
+        moments = (*both, last, self._addresses(both[1], both[0]))
+        mapped, willneed = follow_mappings(walk, calls, self.of, self.file_of, leader, moments)
+        # A fault inside of a call that reads: what it decided cannot be told from what the call did.
+        reading = np.append(self.is_reader, False)[np.concatenate([faults.call, around.call])]
+        mapped.of[reading] = -1
+        split = len(faults.ts)
+        self.faulted = Mapped(*(column[:split] for column in mapped))
+        """The mapping of each fault."""
+        self.went_around = Mapped(*(column[split:] for column in mapped))
+        """The mapping of each fault-around."""
+        self.fault_end, self.fault_again = self._fault_spans()
+        needed = willneed[:, 0] >= 0
+        self.of = np.where(needed, willneed[:, 0], self.of)
+        self.is_advice = self.is_advice | needed
+        self.is_reader = self.is_reader | needed
+        self.calls = calls._replace(
+            code=np.where(needed, sc.FADVISE, calls.code),
+            a=np.where(needed, -(-calls.a >> PAGE_SHIFT) << PAGE_SHIFT, calls.a),
+            b=np.where(needed, willneed[:, 1], calls.b),
+        )
+
+    def _addresses(self, task: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The page of the address at which each thread faulted last, -1 where that is not recorded."""
+        rows = events.columns_of(self.tables, events.ADDRESS_TABLE)
+        if rows is None:
+            return np.full(len(ts), -1, np.int64)
+        of = np.searchsorted(self.pids, integers(rows["pid"]))
+        at = sc.span_of(task, ts, of, integers(rows["ts"]), np.full(len(of), self.last_ns))
+        return np.where(at >= 0, integers(rows["address"])[at] >> PAGE_SHIFT, -1)
+
+    def _fault_spans(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """When each fault was over at the latest, and whether it is the retry of the one before."""
+        faults, around, calls = self.faults, self.around, self.calls
+        task = np.concatenate([faults.task, around.task, calls.task, calls.task])
+        ts = np.concatenate([faults.ts, around.ts, calls.ts, calls.end])
+        order = np.lexsort((ts, task))
+        count = len(faults.ts)
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        after = np.append(order, -1)[place[:count] + 1]
+        same = (after >= 0) & (task[after] == faults.task)
+        end = np.where(same, ts[after] - 1, self.last_ns)
+        before = order[np.maximum(place[:count] - 1, 0)]
+        earlier = np.minimum(before, max(count - 1, 0))
+        again = (
+            (before < count) & (before != np.arange(count)) & (task[before] == faults.task)
+            & (faults.file[earlier] == faults.file) & (faults.index[earlier] == faults.index)
+        )  # fmt: skip
+        return np.maximum(end, faults.ts), again
+
+    def in_fault(self, rows: PageRows) -> NDArray[np.bool_]:
+        """Which rows happened in a fault of a known mapping of the same file."""
+        faults = self.faults
+        at = sc.span_of(rows.task, rows.ts, faults.task, faults.ts, self.fault_end)
+        found = np.maximum(at, 0)
+        if len(faults.ts) == 0:
+            return np.zeros(len(at), np.bool_)
+        return (at >= 0) & (self.faulted.of[found] >= 0) & (faults.file[found] == rows.file)
+
     def _metadata(self) -> NDArray[np.bool_]:
         """Which files are none: btrfs keeps its trees in the page cache too, as inode 1."""
         table = events.columns_of(self.tables, "devices")
@@ -176,6 +246,7 @@ class History:
         direct = (flags >= 0) & ((flags & bit) != 0)
         acts = np.zeros(len(flags), np.bool_)
         acts[self.of[self.is_reader & (self.of >= 0)]] = True
+        acts[self.faulted.of[self.faulted.of >= 0]] = True
         chosen = np.flatnonzero(acts & (self.file_of >= 0) & ~direct)
         self.described = chosen[np.argsort(self.descriptions.from_ns[chosen], kind="stable")]
         """Description of each stream that has one."""
@@ -183,7 +254,10 @@ class History:
         stream_of[self.described] = np.arange(len(self.described))
         self.stream = stream_of[self.of]
         """(N,) stream of each call, -1 = none."""
-        self.mapped_files = np.unique(self.faults.file)
+        self.stream_of = stream_of
+        """(D + 1,) stream of each description, -1 = none; last that of no description."""
+        self.mapped_files = np.unique(self.faults.file[stream_of[self.faulted.of] < 0])
+        """Files that were read through a mapping of which nothing is known."""
         self.used_files = np.unique(np.concatenate([self.file_of[self.described], self.mapped_files]))
         self.file_id = np.full(len(self.files) + 1, -1, np.int64)
         """Place of a file among those that streams read, -1 = no stream does."""

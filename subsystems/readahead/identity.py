@@ -35,6 +35,7 @@ _CODES = {
     "readahead": (sc.READAHEAD,),
     "fadvise64": (sc.FADVISE,),
     "io_uring": (sc.RING_READ,),
+    "mmap": (sc.MMAP,),
 }
 FILE = ("s_dev_major", "s_dev_minor", "i_ino")
 Ordinals = NDArray[np.int64]
@@ -71,7 +72,7 @@ def rows_of_calls(tables: Tables, calls: Calls, pids: NDArray[np.int64]) -> NDAr
     order = np.lexsort((calls.end, calls.task))
     at = _first_not_before(calls.task[order], calls.end[order], task, integers(rows["ts"]))
     call = order[np.minimum(at, len(order) - 1)]
-    code = np.zeros((len(FILE_READ_CALLS) + 1, int(sc.RING_READ) + 1), np.bool_)
+    code = np.zeros((len(FILE_READ_CALLS) + 1, sc.CODES), np.bool_)
     for number, name in enumerate(FILE_READ_CALLS, 1):
         code[number, list(_CODES.get(name, ()))] = True
     kind = np.minimum(integers(rows["call"]), len(FILE_READ_CALLS))

@@ -242,26 +242,30 @@ def _synchronous(cache, files, stream, index, req, log):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
-def _asynchronous(cache, files, stream, folio, folio_order, req, log):  # type: ignore[no-untyped-def]
-    """A read met the mark on the folio that begins at page ``folio``: ``page_cache_async_ra``."""
+def _asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
+    """The mark was met on the folio of page ``index``: ``page_cache_async_ra``. A read asks at the first page
+    of the folio, a fault at its own.
+    """
     s = np.uint64(stream)
     file = np.uint64(files.file[s])
     if files.ra_pages[s] == 0:
         return
-    _show_state(files, stream, np.int64(ASYNC_RA), folio, req, log)
-    cache.mark[cache.base[file] + np.uint64(folio)] = 0
+    _show_state(files, stream, np.int64(ASYNC_RA), index, req, log)
+    at = cache.base[file] + np.uint64(index)
+    folio_order = np.int64(cache.order[at])
+    cache.mark[cache.base[file] + np.uint64(cache.start[at])] = 0
     limit = _window_limit(files, stream, req)
     start = np.int64(files.start[s])
     size = np.int64(files.size[s])
     expected = start + size - np.int64(files.async_size[s])
-    if folio == (expected >> folio_order) << folio_order:
+    if index == (expected >> folio_order) << folio_order:
         start += size
         size = max(size, _next_window(size, limit))
     else:
-        start = next_miss(cache, file, folio + 1, limit)
-        if start - folio > limit:
+        start = next_miss(cache, file, index + 1, limit)
+        if start - index > limit:
             return
-        size = _next_window(start - folio + req, limit)
+        size = _next_window(start - index + req, limit)
     order = np.int64(files.order[s]) + 2
     alignment = np.int64(0)
     while alignment < order and not (limit >> alignment) & 1:
@@ -314,7 +318,7 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
         return first + 1  # type: ignore[return-value]
     at = cache.base[file] + np.uint64(folio)
     if cache.mark[at] != 0:
-        _asynchronous(cache, files, stream, folio, np.int64(cache.order[at]), until - folio, log)
+        _asynchronous(cache, files, stream, folio, until - folio, log)
     return min(end, until)  # type: ignore[return-value]
 
 
@@ -331,7 +335,7 @@ def refused_batch(cache, files, stream, index, last_index, log):  # type: ignore
         return
     folio = np.int64(cache.start[at])
     if cache.mark[cache.base[file] + np.uint64(folio)] != 0:
-        _asynchronous(cache, files, stream, folio, np.int64(cache.order[at]), last_index - folio, log)
+        _asynchronous(cache, files, stream, folio, last_index - folio, log)
 
 
 @njit(cache=True, nogil=True)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from hindsight.subsystems.readahead import calls
 
-READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE, TRANSFER, COPY, RING_READ = range(11)
+(
+    READ, FADVISE, OPEN, CLOSE, READAHEAD, FAULT, WRITE, TRUNCATE, TRANSFER, COPY, RING_READ, MAP,
+) = range(12)  # fmt: skip
 """Kinds of rows of the demand's table ``ops``."""
+
+FAULT_AGAIN = 1
+"""``ret`` of a FAULT that is the retry of the one before."""
 
 NO_RESULT = int(calls.NO_RESULT)
 """``ret`` of an operation whose return was not recorded."""

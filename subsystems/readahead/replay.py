@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.fadvise import advise, not_needed
+from hindsight.subsystems.readahead.faults import fault, map_pages
 from hindsight.subsystems.readahead.kernel import finish_read, read_batch, refused_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, begin_operation, drop_shadows, page_cache
 from hindsight.subsystems.readahead.ring import read_together
@@ -35,6 +36,7 @@ Columns = Mapping[str, NDArray[Any]]
 def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, log, first):  # type: ignore[no-untyped-def]
     """All operations in order; ``first[i]``: number of decisions before operation i."""
     # What the kernel dropped, not what it was asked to: pages under I/O stay.
+    mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.int64)
     told = cache.leaving.op.shape[0] > 0 and (cache.leaving.reclaimed == 0).any()
     for op in range(kind.shape[0]):
         first[op] = log.n[0]
@@ -76,6 +78,11 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
                 left = cache.size[np.uint64(files.file[np.uint64(s)])] - pos[op]
                 asked = min(count[op], left) if kind[op] == d.COPY else count[op]
                 transfer(cache, files, s, pos[op], asked, ret[op], log)
+        elif kind[op] == d.MAP:
+            first_page = pos[op] >> PAGE_SHIFT
+            map_pages(cache, files, mapped, s, first_page, (pos[op] + count[op] >> PAGE_SHIFT) - 1, ret[op])
+        elif kind[op] == d.FAULT and ret[op] != d.FAULT_AGAIN and advice[op] >= 0:
+            fault(cache, files, s, pos[op] >> PAGE_SHIFT, advice[op], pos[op] + count[op] >> PAGE_SHIFT, log)
         elif (kind[op] == d.FADVISE or kind[op] == d.READAHEAD) and ret[op] == 0:
             what = np.int64(advice[op]) if kind[op] == d.FADVISE else np.int64(FADV_WILLNEED)
             if what == FADV_DONTNEED and told:

@@ -37,6 +37,8 @@ class OpenFiles(NamedTuple):
     """Byte after the last one read, -1 before the first read."""
     random: NDArray[np.uint8]
     """1 after POSIX_FADV_RANDOM."""
+    mmap_miss: NDArray[np.uint32]
+    """Faults that missed beyond those that hit."""
     io_pages: NDArray[np.uint32]
     """The device's largest request."""
     file: NDArray[np.uint32]
@@ -83,6 +85,7 @@ def open_files(
         np.zeros(count, np.uint32),
         np.full(count, -1, np.int64),
         np.zeros(count, np.uint8),
+        np.zeros(count, np.uint32),
         np.array(io_pages, np.uint32),
         np.array(file, np.uint32),
     )

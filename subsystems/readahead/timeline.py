@@ -230,7 +230,7 @@ def _batch(world: World, state: State, record: Record, dirty: Dirty, log: Log, t
         if cache.mark[head] != 0:
             touch_pages(dirty, np.int64(head), np.int64(1))
             log.n[1] = 0
-            _asynchronous(cache, files, stream, folio, np.int64(cache.order[head]), last - folio, log)
+            _asynchronous(cache, files, stream, folio, last - folio, log)
             now = submit(world, state, record, dirty, log, op, now, live)
             break
         if wait > now:

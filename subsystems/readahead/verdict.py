@@ -36,15 +36,16 @@ REASONS = (
     "read by other means than read and pread",
     "device unknown",
     "read by sendfile, splice, copy_file_range or io_uring",
+    "read through a mapping that is not known",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
 (
     ELIGIBLE, UNVERIFIED, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE,
-    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED,
+    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNKNOWN_MAPPING,
 ) = range(len(REASONS))  # fmt: skip
 
-REPLAYED = frozenset({TRANSFERRED, RECLAIMED})
+REPLAYED = frozenset({MAPPED, TRANSFERRED, RECLAIMED})
 """Reasons that keep a stream from what-if questions, not from the replay of what happened."""
 
 Flags = NDArray[np.bool_]
@@ -65,7 +66,8 @@ def reasons(
     ``from_ns`` and ``to_ns``: how long each was open.
     """
     by_file = {
-        MAPPED: np.isin(history.used_files, history.mapped_files),
+        MAPPED: np.isin(history.used_files, history.faults.file),
+        UNKNOWN_MAPPING: np.isin(history.used_files, history.mapped_files),
         WRITTEN: _written(history),
         SHARED: _shared(history),
         UNKNOWN_SIZE: ~files["size_known"],
@@ -120,8 +122,10 @@ def _shared(history: History) -> Flags:
     calls = np.flatnonzero(
         (history.is_read | history.is_advice) & (history.stream >= 0) & (history.calls.ret >= 0)
     )
-    file = history.file_of_calls(calls)
-    ts, end = history.calls.ts[calls], history.calls.end[calls]
+    known = history.faulted.of >= 0
+    file = np.concatenate([history.file_of_calls(calls), history.file_id[history.faults.file[known]]])
+    ts = np.concatenate([history.calls.ts[calls], history.faults.ts[known]])
+    end = np.concatenate([history.calls.end[calls], history.fault_end[known]])
     order = np.lexsort((end, ts, file))
     at_once = _overlapping(file[order], ts[order], end[order], len(history.used_files))
     rings = np.flatnonzero(history.is_ring & (history.stream >= 0))
@@ -272,8 +276,9 @@ def _missed_later(kind, file, first, last, reach, base):  # type: ignore[no-unty
 
 
 def _other_means(history: History) -> Flags:
-    def outside(rows: PageRows, which: Flags) -> NDArray[np.int64]:
-        return history.file_id[rows.file[~history.inside(rows, which)]]
+    def outside(rows: PageRows, which: Flags, besides: Flags | None = None) -> NDArray[np.int64]:
+        inside = history.inside(rows, which)
+        return history.file_id[rows.file[~(inside if besides is None else inside | besides)]]
 
     transfers = _transfers(history)
     at_unknown = transfers[(history.pos[transfers] < 0) | (history.count[transfers] < 0)]
@@ -284,6 +289,7 @@ def _other_means(history: History) -> Flags:
             outside(
                 history.added,
                 _moves_pages(history) | history.is_advice | history.is_write,
+                history.in_fault(history.added),
             ),
         )
         | _mark(history, history.file_of_calls(at_unknown))
@@ -318,7 +324,7 @@ def _lost(history: History, from_ns: NDArray[np.int64], to_ns: NDArray[np.int64]
     losses = columns_of(history.tables, "losses")
     if losses is None:
         return flags
-    needed = {*sc.CALL_TABLES, *PAGE_TABLES, *TASK_TABLES}
+    needed = {*sc.CALL_TABLES, *PAGE_TABLES, *TASK_TABLES} - {"mm_filemap_map_pages"}
     most = integers(losses["count_upper"])
     columns = (losses["from_ns"].tolist(), losses["to_ns"].tolist(), most.tolist())
     for event, cause, begin, end, count in zip(losses["event"], losses["cause"], *columns, strict=True):
