@@ -62,7 +62,7 @@ _hindsight() {
             } ;;
         '/capture/doctor')
             case "$prev" in
-                --profile) values='readahead pagecache blockio writeback sched cpuidle damon'; words=- ;;
+                --profile) values='readahead pagecache blockio writeback sched cpuidle faults damon'; words=- ;;
                 -o|--out) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
@@ -72,7 +72,7 @@ _hindsight() {
         '/capture/record')
             case "$prev" in
                 -o|--out) files=1; words=- ;;
-                --profile) values='readahead pagecache blockio writeback sched cpuidle damon'; words=- ;;
+                --profile) values='readahead pagecache blockio writeback sched cpuidle faults damon'; words=- ;;
                 --duration) values=''; words=- ;;
                 --user) values=''; words=- ;;
                 --label) values=''; words=- ;;
