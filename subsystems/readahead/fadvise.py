@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hindsight.subsystems.readahead.kernel import forced_read
+from hindsight.subsystems.readahead.filling import ALL, begin_forced, carry_out
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, PageCache, drop
 from hindsight.subsystems.readahead.state import (
     FADV_DONTNEED,
@@ -58,7 +58,8 @@ def advise(
     elif advice == FADV_WILLNEED:
         first = begin >> PAGE_SHIFT
         pages = (_last_byte(begin, count) >> PAGE_SHIFT) - first + 1
-        forced_read(cache, files, stream, first, pages, np.int64(0), log)
+        begin_forced(cache, files, stream, first, pages, np.int64(0), log)
+        carry_out(cache, files, log, ALL)
     elif advice == FADV_DONTNEED:
         first, end = not_needed(cache, file, begin, count)
         drop(cache, file, first, end)

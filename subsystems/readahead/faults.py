@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hindsight.subsystems.readahead.kernel import _add, _asynchronous, _submit, _synchronous
+from hindsight.subsystems.readahead.filling import ALL, add, begin_window, carry_out
+from hindsight.subsystems.readahead.kernel import asynchronous, synchronous
 from hindsight.subsystems.readahead.mappings import EXECUTABLE, HUGE, RAND_READ, SEQ_READ
 from hindsight.subsystems.readahead.pages import ABSENT, is_cached, pages_of
 
@@ -50,11 +51,11 @@ def fault(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-un
             files.mmap_miss[s] -= 1
         at = cache.base[file] + np.uint64(page)
         if cache.mark[cache.base[file] + np.uint64(cache.start[at])] != 0:
-            _asynchronous(cache, files, stream, page, ra_pages, log)
+            asynchronous(cache, files, stream, page, ra_pages, log)
         return
     _missed(cache, files, stream, page, flags, beyond, log)
     if not is_cached(cache, file, page):
-        _add(cache, file, page, np.int64(0), np.int64(0), page + 1, log)
+        add(cache, file, page, np.int64(0), np.int64(0), page + 1, log)
 
 
 @njit(cache=True, nogil=True)
@@ -67,13 +68,14 @@ def _missed(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-
         files.size[s] = _HUGE_PAGES if flags & RAND_READ else 2 * _HUGE_PAGES
         files.async_size[s] = _HUGE_PAGES
         files.order[s] = _HUGE_ORDER
-        _submit(cache, files, stream, page + 1, log)
+        begin_window(cache, files, stream, page + 1, log)
+        carry_out(cache, files, log, ALL)
         files.start[s] = start
         return
     if (flags & (RAND_READ | EXECUTABLE)) == RAND_READ or ra_pages == 0:
         return
     if flags & SEQ_READ:
-        _synchronous(cache, files, stream, page, ra_pages, log)
+        synchronous(cache, files, stream, page, ra_pages, log)
         return
     if files.mmap_miss[s] < 10 * LOTS_OF_MISSES:
         files.mmap_miss[s] += 1
@@ -88,4 +90,5 @@ def _missed(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-
         files.size[s] = ra_pages
         files.async_size[s] = ra_pages // 4
     files.order[s] = 0
-    _submit(cache, files, stream, page + 1, log)
+    begin_window(cache, files, stream, page + 1, log)
+    carry_out(cache, files, log, ALL)

@@ -12,17 +12,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from hindsight.subsystems.readahead.filling import (
+    ALL,
+    KIND,
+    NOTHING,
+    add,
+    begin_forced,
+    begin_pages,
+    begin_window,
+    carry_out,
+    show_state,
+)
 from hindsight.subsystems.readahead.pages import (
     ABSENT,
     PAGE_SHIFT,
     PageCache,
-    insert,
-    is_cached,
-    leave,
     next_miss,
     pages_of,
     previous_miss,
-    there_is_room,
 )
 from hindsight.subsystems.readahead.state import (
     ASYNC_RA,
@@ -37,147 +44,6 @@ from hindsight.subsystems.readahead.state import (
 )
 
 BATCH_FOLIOS = 31
-CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT
-
-
-@njit(cache=True, nogil=True)
-def _decide(log, kind, stream, index, req, order, size, async_size, ra_pages, prev_pos):  # type: ignore[no-untyped-def]
-    at = log.n[0]
-    log.n[0] = at + np.uint64(1)
-    if at >= np.uint64(log.kind.shape[0]):
-        return
-    log.kind[at] = kind
-    log.stream[at] = stream
-    log.index[at] = index
-    log.req[at] = req
-    log.order[at] = order
-    log.size[at] = size
-    log.async_size[at] = async_size
-    log.ra_pages[at] = ra_pages
-    log.prev_pos[at] = prev_pos
-
-
-@njit(cache=True, nogil=True)
-def _show_state(files, stream, kind, index, req, log):  # type: ignore[no-untyped-def]
-    s = np.uint64(stream)
-    prev_pos = files.prev_pos[s] if kind != RA_ORDER else np.int64(0)
-    _decide(
-        log,
-        kind,
-        stream,
-        index,
-        req,
-        np.int64(files.order[s]),
-        np.int64(files.size[s]),
-        np.int64(files.async_size[s]),
-        np.int64(files.ra_pages[s]),
-        prev_pos,
-    )
-
-
-@njit(cache=True, nogil=True)
-def _add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-untyped-def]
-    """Insert a folio and log it; ``needed_until``: pages before this one are waited for."""
-    if cache.leaving.now[0] < cache.leaving.op.shape[0]:
-        leave(cache)
-    if cache.admitted.limited.shape[0] > 0 and not _had(cache, file, index, order):
-        return False
-    if not insert(cache, file, index, order, mark):
-        return False
-    at = log.n[1]
-    log.n[1] = at + np.uint64(1)
-    if at < np.uint64(log.add_file.shape[0]):
-        log.add_file[at] = file
-        log.add_index[at] = index
-        log.add_order[at] = order
-        log.add_async[at] = 1 if index >= needed_until else 0
-    cache.leaving.now[2] += 1
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _had(cache, file, index, order):  # type: ignore[no-untyped-def]
-    """Whether a folio could be had for the page, if none is there."""
-    cached = is_cached(cache, file, index)
-    cache.admitted.now[1] = not cached and not there_is_room(cache, index, order)
-    return cache.admitted.now[1] == 0
-
-
-@njit(cache=True, nogil=True)
-def _last_page(cache, file):  # type: ignore[no-untyped-def]
-    return (cache.size[file] - 1) >> PAGE_SHIFT
-
-
-@njit(cache=True, nogil=True)
-def _plain_read(cache, files, stream, index, count, lookahead, needed_until, log):  # type: ignore[no-untyped-def]
-    """Single pages from ``index``, skipping cached ones, to the end of the file at most; page after the
-    last.
-    """
-    file = np.uint64(files.file[np.uint64(stream)])
-    last = _last_page(cache, file)
-    if cache.size[file] == 0 or index > last:
-        return index
-    if count > last - index:
-        count = last - index + 1
-    zero = np.int64(0)
-    _decide(log, np.int64(RA_UNBOUNDED), stream, index, count, zero, zero, lookahead, zero, zero)
-    mark = count - lookahead if lookahead <= count else np.int64(-1)
-    for i in range(count):
-        _add(cache, file, index + i, np.int64(0), np.int64(i == mark), needed_until, log)
-        if cache.admitted.now[1] != 0:
-            break
-    return index + count
-
-
-@njit(cache=True, nogil=True)
-def forced_read(cache, files, stream, index, count, needed_until, log):  # type: ignore[no-untyped-def]
-    """Exactly ``count`` pages, at most the larger of window and request limit, in chunks of 2 MiB."""
-    s = np.uint64(stream)
-    count = min(count, max(np.int64(files.io_pages[s]), np.int64(files.ra_pages[s])))
-    while count > 0:
-        chunk = min(count, np.int64(CHUNK_PAGES))
-        index = _plain_read(cache, files, stream, index, chunk, np.int64(0), needed_until, log)
-        count -= chunk
-
-
-@njit(cache=True, nogil=True)
-def _log2(value):  # type: ignore[no-untyped-def]
-    result = np.int64(0)
-    while value > 1:
-        value >>= 1
-        result += 1
-    return result
-
-
-@njit(cache=True, nogil=True)
-def _submit(cache, files, stream, needed_until, log):  # type: ignore[no-untyped-def]
-    """Read the stream's window in folios of its order where they fit."""
-    s = np.uint64(stream)
-    file = np.uint64(files.file[s])
-    start = np.int64(files.start[s])
-    size = np.int64(files.size[s])
-    async_size = np.int64(files.async_size[s])
-    _show_state(files, stream, np.int64(RA_ORDER), start, np.int64(0), log)
-    if cache.max_order[file] == 0:
-        files.order[s] = 0
-        _plain_read(cache, files, stream, start, size, async_size, needed_until, log)
-        return
-    limit = min(_last_page(cache, file), start + size - 1)
-    order = min(np.int64(files.order[s]), np.int64(cache.max_order[file]), _log2(size))
-    files.order[s] = order
-    mark = start + size - async_size
-    index = start
-    while index <= limit:
-        fit = order
-        while index & ((np.int64(1) << fit) - 1):
-            fit -= 1
-        while fit > 0 and index + (np.int64(1) << fit) - 1 > limit:
-            fit -= 1
-        if not _add(cache, file, index, fit, np.int64(index == (mark >> fit) << fit), needed_until, log):
-            # Pages of this window are cached already: the rest goes page by page.
-            _plain_read(cache, files, stream, index, size - (index - start), async_size, needed_until, log)
-            return
-        index += np.int64(1) << fit
 
 
 @njit(cache=True, nogil=True)
@@ -206,17 +72,18 @@ def _next_window(size, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
+def begin_synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """A page that a read needs is missing: ``page_cache_sync_ra``."""
+    log.fill[KIND] = NOTHING
     s = np.uint64(stream)
     file = np.uint64(files.file[s])
     needed_until = index + req
-    _show_state(files, stream, np.int64(SYNC_RA), index, req, log)
+    show_state(files, stream, np.int64(SYNC_RA), index, req, log)
     if files.ra_pages[s] == 0:
-        forced_read(cache, files, stream, index, np.int64(1), needed_until, log)
+        begin_forced(cache, files, stream, index, np.int64(1), needed_until, log)
         return
     if files.random[s] != 0:
-        forced_read(cache, files, stream, index, req, needed_until, log)
+        begin_forced(cache, files, stream, index, req, needed_until, log)
         return
     limit = _window_limit(files, stream, req)
     # Before the first read prev_pos is -1, which is no page of any file.
@@ -228,7 +95,7 @@ def _synchronous(cache, files, stream, index, req, log):  # type: ignore[no-unty
         miss = previous_miss(cache, file, index - 1, limit)
         contiguous = index - miss - 1
         if contiguous <= req:
-            _plain_read(cache, files, stream, index, req, np.int64(0), needed_until, log)
+            begin_pages(cache, files, stream, index, req, np.int64(0), needed_until, log)
             return
         if miss == -1:
             contiguous *= 2
@@ -238,19 +105,20 @@ def _synchronous(cache, files, stream, index, req, log):  # type: ignore[no-unty
     files.size[s] = size
     files.async_size[s] = async_size
     files.order[s] = 0
-    _submit(cache, files, stream, needed_until, log)
+    begin_window(cache, files, stream, needed_until, log)
 
 
 @njit(cache=True, nogil=True)
-def _asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
+def begin_asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """The mark was met on the folio of page ``index``: ``page_cache_async_ra``. A read asks at the first page
     of the folio, a fault at its own.
     """
+    log.fill[KIND] = NOTHING
     s = np.uint64(stream)
     file = np.uint64(files.file[s])
     if files.ra_pages[s] == 0:
         return
-    _show_state(files, stream, np.int64(ASYNC_RA), index, req, log)
+    show_state(files, stream, np.int64(ASYNC_RA), index, req, log)
     at = cache.base[file] + np.uint64(index)
     folio_order = np.int64(cache.order[at])
     cache.mark[cache.base[file] + np.uint64(cache.start[at])] = 0
@@ -278,7 +146,21 @@ def _asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-unt
     files.size[s] = size
     files.async_size[s] = size
     files.order[s] = order
-    _submit(cache, files, stream, np.int64(0), log)
+    begin_window(cache, files, stream, np.int64(0), log)
+
+
+@njit(cache=True, nogil=True)
+def synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
+    """:func:`begin_synchronous`, and all that it decided."""
+    begin_synchronous(cache, files, stream, index, req, log)
+    carry_out(cache, files, log, ALL)
+
+
+@njit(cache=True, nogil=True)
+def asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
+    """:func:`begin_asynchronous`, and all that it decided."""
+    begin_asynchronous(cache, files, stream, index, req, log)
+    carry_out(cache, files, log, ALL)
 
 
 @njit(cache=True, nogil=True)
@@ -311,14 +193,14 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
         if folio >= 0:
             break
         if attempt == 0:
-            _synchronous(cache, files, stream, first, until - first, log)
+            synchronous(cache, files, stream, first, until - first, log)
     if folio < 0:
         # Nothing was read ahead: the kernel reads the page alone, without a readahead event.
-        _add(cache, file, first, np.int64(0), np.int64(0), until, log)
+        add(cache, file, first, np.int64(0), np.int64(0), until, log)
         return first + 1  # type: ignore[return-value]
     at = cache.base[file] + np.uint64(folio)
     if cache.mark[at] != 0:
-        _asynchronous(cache, files, stream, folio, until - folio, log)
+        asynchronous(cache, files, stream, folio, until - folio, log)
     return min(end, until)  # type: ignore[return-value]
 
 
@@ -330,12 +212,12 @@ def refused_batch(cache, files, stream, index, last_index, log):  # type: ignore
     file = np.uint64(files.file[np.uint64(stream)])
     at = cache.base[file] + np.uint64(index)
     if cache.start[at] == ABSENT:
-        _synchronous(cache, files, stream, index, last_index - index, log)
+        synchronous(cache, files, stream, index, last_index - index, log)
     if cache.start[at] == ABSENT:
         return
     folio = np.int64(cache.start[at])
     if cache.mark[cache.base[file] + np.uint64(folio)] != 0:
-        _asynchronous(cache, files, stream, folio, last_index - folio, log)
+        asynchronous(cache, files, stream, folio, last_index - folio, log)
 
 
 @njit(cache=True, nogil=True)
@@ -357,7 +239,6 @@ __all__ = [
     "Log",
     "OpenFiles",
     "finish_read",
-    "forced_read",
     "new_log",
     "open_files",
     "read_batch",

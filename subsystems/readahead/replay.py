@@ -33,13 +33,13 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, log, first):  # type: ignore[no-untyped-def]
-    """All operations in order; ``first[i]``: number of decisions before operation i."""
+def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, log):  # type: ignore[no-untyped-def]
+    """All operations in order."""
     # What the kernel dropped, not what it was asked to: pages under I/O stay.
     mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.int64)
     told = cache.leaving.op.shape[0] > 0 and (cache.leaving.reclaimed == 0).any()
     for op in range(kind.shape[0]):
-        first[op] = log.n[0]
+        log.n[2] = op
         file = np.uint64(files.file[np.uint64(stream[op])])
         begin_operation(cache, op)
         s = np.int64(stream[op])
@@ -91,21 +91,18 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
             advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
 
 
-def _replay(demand: Mapping[str, Columns], insertions: int) -> tuple[Log, NDArray[np.uint64]]:
-    """The log of a whole replay, with room for that many insertions, and the decisions before each
-    operation.
-    """
+def _replay(demand: Mapping[str, Columns], insertions: int) -> Log:
+    """The log of a whole replay, with room for that many insertions."""
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
-    first = np.zeros(len(ops["ts"]), np.uint64)
-    room = 1024 + 2 * len(first)
+    room = 1024 + 2 * len(ops["ts"])
     arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice", "together")]
     while True:
         cache = page_cache(files["size"], files["max_order"], demand["leaving"], demand["admitted"])
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
-        _run(cache, opened, *arguments, streams["ra_pages"], log, first)  # type: ignore[call-arg]
+        _run(cache, opened, *arguments, streams["ra_pages"], log)  # type: ignore[call-arg]
         if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
-            return log, first
+            return log
         # Too small: once more from the beginning with the room that it turned out to need.
         room, insertions = max(room, int(log.n[0])), int(log.n[1]) if insertions else 0
 
@@ -114,7 +111,7 @@ def insertions(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
     """Folios that the stock logic puts into the page cache: ``file_id``, ``index`` (page), ``order``, in
     order.
     """
-    log, _ = _replay(demand, 1024 + 8 * len(demand["ops"]["ts"]))
+    log = _replay(demand, 1024 + 8 * len(demand["ops"]["ts"]))
     rows = int(log.n[1])
     return {"file_id": log.add_file[:rows], "index": log.add_index[:rows], "order": log.add_order[:rows]}
 
@@ -137,18 +134,18 @@ def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
     Operations of all streams are replayed, also of those that carry no verdict; the ones whose position is
     unknown are not.
     """
-    log, first = _replay(demand, 0)
+    log = _replay(demand, 0)
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     rows = int(log.n[0])
-    bounds = np.append(first, rows).astype(np.int64)
-    op = np.repeat(np.arange(len(first)), bounds[1:] - bounds[:-1])
-    file = streams["file_id"][log.stream[:rows]]
-    kind = log.kind[:rows]
+    order = np.argsort(log.op[:rows], kind="stable")
+    op = log.op[order].astype(np.int64)
+    file = streams["file_id"][log.stream[order]]
+    kind = log.kind[order]
     result: dict[str, NDArray[Any]] = {
         "op": op.astype(np.uint64),
         "ts": ops["ts"][op],
         "pid": demand["tasks"]["pid"][ops["task"][op]],
-        "stream": log.stream[:rows],
+        "stream": log.stream[order],
         "event": np.array(DECISION_TABLES, object)[kind],
         "kind": kind,
         "s_dev_major": files["s_dev_major"][file],
@@ -156,5 +153,5 @@ def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
         "i_ino": files["i_ino"][file],
     }
     for name in ("index", "req", "order", "size", "async_size", "ra_pages", "prev_pos"):
-        result[name] = getattr(log, name)[:rows]
+        result[name] = getattr(log, name)[order]
     return result

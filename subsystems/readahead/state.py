@@ -47,6 +47,7 @@ class OpenFiles(NamedTuple):
 
 class Log(NamedTuple):
     """What the kernel did. ``n[0]`` decision rows, ``n[1]`` insertion rows; set them to 0 to reuse the log.
+    ``n[2]``: the operation in progress.
 
     Nothing is written past the end: rows are still counted, so a count above the capacity tells of an
     overflow. A decision row shows the state as its tracepoint does; of page_cache_ra_unbounded ``req`` is
@@ -54,6 +55,8 @@ class Log(NamedTuple):
     """
 
     n: NDArray[np.uint64]
+    op: NDArray[np.uint64]
+    """The operation that each decision belongs to."""
     kind: NDArray[np.uint8]
     stream: NDArray[np.uint32]
     index: NDArray[np.uint64]  # type: ignore[assignment]
@@ -68,6 +71,8 @@ class Log(NamedTuple):
     add_order: NDArray[np.uint8]
     add_async: NDArray[np.uint8]
     """1 where the reader does not wait for it: asynchronous readahead, or beyond what the read asked for."""
+    fill: NDArray[np.int64]
+    """What a decision has still to add (:mod:`hindsight.subsystems.readahead.filling`)."""
 
 
 def open_files(
@@ -94,7 +99,8 @@ def open_files(
 def new_log(decisions: int, insertions: int) -> Log:
     """An empty log with room for that many rows of each sort."""
     return Log(
-        np.zeros(2, np.uint64),
+        np.zeros(3, np.uint64),
+        np.zeros(decisions, np.uint64),
         np.zeros(decisions, np.uint8),
         np.zeros(decisions, np.uint32),
         np.zeros(decisions, np.uint64),
@@ -108,4 +114,5 @@ def new_log(decisions: int, insertions: int) -> Log:
         np.zeros(insertions, np.uint64),
         np.zeros(insertions, np.uint8),
         np.zeros(insertions, np.uint8),
+        np.zeros(9, np.int64),
     )

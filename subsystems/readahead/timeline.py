@@ -19,12 +19,12 @@ from hindsight.subsystems.readahead.advice import take_advice
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.fadvise import advise
 from hindsight.subsystems.readahead.fetching import submit
+from hindsight.subsystems.readahead.filling import add
 from hindsight.subsystems.readahead.kernel import (
     BATCH_FOLIOS,
-    _add,
-    _asynchronous,
-    _synchronous,
+    asynchronous,
     finish_read,
+    synchronous,
 )
 from hindsight.subsystems.readahead.metrics import (
     PAGES_MISSED,
@@ -213,9 +213,9 @@ def _batch(world: World, state: State, record: Record, dirty: Dirty, log: Log, t
         take_advice(world, state, stream)
     if cache.start[base + np.uint64(page)] == ABSENT:
         log.n[1] = 0
-        _synchronous(cache, files, stream, page, last - page, log)
+        synchronous(cache, files, stream, page, last - page, log)
         if cache.start[base + np.uint64(page)] == ABSENT:
-            _add(cache, file, page, 0, False, last, log)
+            add(cache, file, page, 0, False, last, log)
         now = submit(world, state, record, dirty, log, op, now, live)
     end = page
     wait = np.int64(0)
@@ -230,7 +230,7 @@ def _batch(world: World, state: State, record: Record, dirty: Dirty, log: Log, t
         if cache.mark[head] != 0:
             touch_pages(dirty, np.int64(head), np.int64(1))
             log.n[1] = 0
-            _asynchronous(cache, files, stream, folio, last - folio, log)
+            asynchronous(cache, files, stream, folio, last - folio, log)
             now = submit(world, state, record, dirty, log, op, now, live)
             break
         if wait > now:
