@@ -17,6 +17,7 @@ from hindsight.errors import ConfigurationError
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead import events, facts, replay, verdict
 from hindsight.subsystems.readahead.history import History
+from hindsight.subsystems.readahead.interleaving import steps
 from hindsight.subsystems.readahead.leaving import admitted, leaving
 from hindsight.subsystems.readahead.operations import (
     CLOSE,
@@ -65,6 +66,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
       one, in order of opening, then one per file that was read through a mapping;
     - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the others use;
     - ``leaving``: folios that left the page cache on their own (:mod:`leaving`);
+    - ``steps``: of reads of one file at the same time, in which order they went on (:mod:`interleaving`);
     - ``admitted``: folios that operations added while they had to reclaim others;
     - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
 
@@ -87,7 +89,8 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
         "tasks": _tasks(history),
         "others": _others(history),
         "leaving": leaving(history, ops, use, history.stream_file),
-        "admitted": admitted(history, use),
+        "admitted": admitted(history, ops, use, history.stream_file),
+        "steps": steps(history, ops, use, history.stream_file),
     }
     _refute_large_folios(history, demand)
     return demand

@@ -22,15 +22,17 @@ _HUGE_ORDER, _HUGE_PAGES = 9, 512
 
 @njit(cache=True, nogil=True)
 def map_pages(cache, files, mapped, stream, first, last, mapping):  # type: ignore[no-untyped-def]
-    """Fault-around put the cached pages [first, last] into a mapping; ``mapped`` i64[P]: 1 + the mapping that
-    each page was put into last. Each counts as a hit.
+    """Fault-around put the cached pages [first, last] into a mapping, but for folios that carry the mark;
+    ``mapped`` i64[P]: 1 + the mapping that each page was put into last. Each counts as a hit.
     """
     s = np.uint64(stream)
     file = np.uint64(files.file[s])
     hits = np.int64(0)
     for page in range(first, min(last, pages_of(cache, file) - 1) + 1):
         at = cache.base[file] + np.uint64(page)
-        if cache.start[at] != ABSENT and mapped[at] != mapping + 1:
+        if cache.start[at] == ABSENT or cache.mark[cache.base[file] + np.uint64(cache.start[at])] != 0:
+            continue
+        if mapped[at] != mapping + 1:
             mapped[at] = mapping + 1
             hits += 1
     files.mmap_miss[s] = max(np.int64(files.mmap_miss[s]) - hits, 0)

@@ -30,7 +30,6 @@ _NOT_SHOWN = 0xFFFFFFFF
 """``order`` of decisions of a kernel that keeps none (Linux 6.1, through kprobes)."""
 _INODE = ("s_dev_major", "s_dev_minor", "i_ino")
 _UNATTRIBUTED, _APART = -1, -2
-_ACTING = (d.READ, d.FADVISE, d.READAHEAD, d.TRANSFER, d.COPY, d.RING_READ, d.FAULT)
 _LARGEST_ALIGNMENT = 1 << 24
 
 
@@ -129,7 +128,7 @@ def _places(rows: dict[str, NDArray[np.int64]], demand: Mapping[str, Columns]) -
     known = place < len(tasks["pid"])
     known[known] = tasks["pid"][place[known]] == rows["pid"][known]
     task = np.where(known, place, -1)
-    acting = np.flatnonzero(np.isin(ops["kind"], _ACTING))
+    acting = np.flatnonzero(np.isin(ops["kind"], d.ACTING))
     span = span_of(
         task, rows["ts"], ops["task"][acting].astype(np.int64), ops["ts"][acting], ops["end"][acting]
     )

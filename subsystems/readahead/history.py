@@ -185,9 +185,12 @@ class History:
         rows = events.columns_of(self.tables, events.ADDRESS_TABLE)
         if rows is None:
             return np.full(len(ts), -1, np.int64)
-        of = np.searchsorted(self.pids, integers(rows["pid"]))
-        at = sc.span_of(task, ts, of, integers(rows["ts"]), np.full(len(of), self.last_ns))
-        return np.where(at >= 0, integers(rows["address"])[at] >> PAGE_SHIFT, -1)
+        pid = integers(rows["pid"])
+        known = np.flatnonzero(np.isin(pid, self.pids))
+        of, end = np.searchsorted(self.pids, pid[known]), np.full(len(known), self.last_ns)
+        at = sc.span_of(task, ts, of, integers(rows["ts"])[known], end)
+        address = np.append(integers(rows["address"])[known] >> PAGE_SHIFT, -1)
+        return np.where(at >= 0, address[at], -1)
 
     def _fault_spans(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """When each fault was over at the latest, and whether it is the retry of the one before."""

@@ -164,6 +164,27 @@ def asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True)
+def look_up(cache, file, first, until):  # type: ignore[no-untyped-def]
+    """Cached folios from page ``first`` on: to ``until``, the end of the file, a page that is not cached, or
+    a folio that carries the readahead mark. Returns the page after the last one, and its first (-1 if none).
+    """
+    stop = min(until, pages_of(cache, file))
+    end = first
+    folio = np.int64(-1)
+    for _ in range(BATCH_FOLIOS):
+        if end >= stop:
+            break
+        at = cache.base[file] + np.uint64(end)
+        if cache.start[at] == ABSENT:
+            break
+        folio = np.int64(cache.start[at])
+        end = folio + (np.int64(1) << np.int64(cache.order[at]))
+        if cache.mark[cache.base[file] + np.uint64(folio)] != 0:
+            break
+    return end, folio
+
+
+@njit(cache=True, nogil=True)
 def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last_index: int, log: Log) -> int:
     """One batch of a buffered read of the pages [index, last_index) by a stream.
 
@@ -176,24 +197,10 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
     first = np.int64(index)
     until = np.int64(last_index)
     file = np.uint64(files.file[np.uint64(stream)])
-    pages = pages_of(cache, file)
-    end = first
-    folio = np.int64(-1)
-    for attempt in range(2):
-        for _ in range(BATCH_FOLIOS):
-            if end >= until or end >= pages:
-                break
-            at = cache.base[file] + np.uint64(end)
-            if cache.start[at] == ABSENT:
-                break
-            folio = np.int64(cache.start[at])
-            end = folio + (np.int64(1) << np.int64(cache.order[at]))
-            if cache.mark[cache.base[file] + np.uint64(folio)] != 0:
-                break
-        if folio >= 0:
-            break
-        if attempt == 0:
-            synchronous(cache, files, stream, first, until - first, log)
+    end, folio = look_up(cache, file, first, until)
+    if folio < 0:
+        synchronous(cache, files, stream, first, until - first, log)
+        end, folio = look_up(cache, file, first, until)
     if folio < 0:
         # Nothing was read ahead: the kernel reads the page alone, without a readahead event.
         add(cache, file, first, np.int64(0), np.int64(0), until, log)

@@ -50,15 +50,16 @@ def leaving(history: History, ops: Columns, calls: NDArray[np.int64], streams: N
     }
 
 
-def admitted(history: History, calls: NDArray[np.int64]) -> Columns:
-    """Columns of :class:`hindsight.subsystems.readahead.pages.Admitted`; ``calls`` as of :func:`leaving`."""
+def admitted(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64]) -> Columns:
+    """Columns of :class:`hindsight.subsystems.readahead.pages.Admitted`; arguments as of :func:`leaving`."""
     op_of = _op_of_calls(history, calls)
     limited = np.zeros(len(calls) + 1, np.uint8)
     limited[op_of[history.deleted.call[~history.inside(history.deleted, history.is_dontneed)]]] = 1
     limited[-1] = 0
     added = history.added
     op = op_of[added.call]
-    kept = np.flatnonzero(limited[op])
+    own = history.file_id[added.file] == np.append(streams[ops["stream"]], -1)[op]
+    kept = np.flatnonzero((limited[op] != 0) & own)
     kept = kept[np.lexsort((added.index[kept], added.ts[kept], op[kept]))]
     return {
         "op": op[kept],
@@ -90,11 +91,15 @@ def _during(
 
     order = np.argsort(keys(op_file, ops["ts"]), kind="stable")
     of_ops = keys(op_file, ops["ts"])[order]
+    # Of several at the same time the one that lasts longest.
+    until = op_file[order] * (int(ops["end"].max(initial=0)) + 1) + ops["end"][order]
+    longest = np.where(until == np.maximum.accumulate(until), np.arange(len(order)), 0)
+    lasting = order[np.maximum.accumulate(longest)] if len(order) else order
     of_added = np.sort(keys(history.file_id[added.file], added.ts))
     file = history.file_id[rows.file[which]]
     mine = keys(file, rows.ts[which])
     at = np.searchsorted(of_ops, mine, "right")
-    last = np.where(at > 0, order[np.maximum(at - 1, 0)], -1) if len(order) else np.full(len(at), -1)
+    last = np.where(at > 0, lasting[np.maximum(at - 1, 0)], -1) if len(order) else np.full(len(at), -1)
     ongoing = (last >= 0) & (op_file[last] == file) & (ops["end"][last] >= rows.ts[which])
     following = np.append(order, -1)[at]
     following = np.where((following >= 0) & (op_file[following] == file), following, -1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead.calls import Calls
-from hindsight.subsystems.readahead.descriptors import ENTER, EXEC, NEW_TASK, Timeline
+from hindsight.subsystems.readahead.descriptors import ENTER, EXEC, NEW_TASK, TASK_ENDS, Timeline
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 
 RAND_READ, SEQ_READ, EXECUTABLE, HUGE = 1, 2, 4, 8
@@ -25,6 +25,8 @@ MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED = range(4)
 MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
 _CLONE_VM, _PROT_EXEC = 0x100, 4
 _PAGE = 1 << PAGE_SHIFT
+_EVERYWHERE = np.int64(1 << 62)
+_ENOMEM = -12
 _MOST = 1 << 20
 """Mappings beyond so many at once are not followed."""
 
@@ -36,7 +38,7 @@ class Mapped(NamedTuple):
     """Its open file description, -1 = not known."""
     flags: NDArray[np.int64]
     mapping: NDArray[np.int64]
-    """The mmap(2) that made it: an ordinal of the calls."""
+    """Which it is: a number for each mmap(2) in each process."""
     first: NDArray[np.int64]
     """The first page of the file in it."""
     beyond: NDArray[np.int64]
@@ -147,13 +149,18 @@ def _walk(timeline, calls, of, file_of, mm, moments, willneed, table, result):  
                 mm[b] = mm[a]
             else:
                 mm[b] = b
+                _cut_out(table, b, 0, _EVERYWHERE, False, 0, 0)  # (an earlier process of that number)
                 for row in range(table.count[0]):
                     r = table.rows[row]
                     if r[0] == mm[a]:
-                        _put(table, b, r[1], r[2], r[3], r[4], r[5], r[6])
+                        # Its page tables are empty: the pages of a file are mapped anew by faults.
+                        own = r[6] % calls.ts.shape[0] + (b + 1) * calls.ts.shape[0]
+                        _put(table, b, r[1], r[2], r[3], r[4], r[5], own)
+        elif kind == TASK_ENDS and mm[a] == a:
+            _cut_out(table, a, 0, _EVERYWHERE, False, 0, 0)
         elif kind == EXEC:
             mm[b] = b
-            _cut_out(table, b, 0, np.int64(1) << 62, False, 0, 0)
+            _cut_out(table, b, 0, _EVERYWHERE, False, 0, 0)
         elif kind == ENTER:
             code, process = calls.code[a], mm[calls.task[a]]
             length = (calls.a[a] + _PAGE - 1) >> PAGE_SHIFT
@@ -167,7 +174,8 @@ def _walk(timeline, calls, of, file_of, mm, moments, willneed, table, result):  
             elif code == sc.MUNMAP and calls.ret[a] == 0:
                 begin = calls.b[a] >> PAGE_SHIFT
                 _cut_out(table, process, begin, begin + length, False, 0, 0)
-            elif code == sc.MADVISE and calls.ret[a] == 0:
+            elif code == sc.MADVISE and calls.ret[a] in (0, _ENOMEM):
+                # (ENOMEM: it was taken for what is mapped, though not all is.)
                 begin = calls.b[a] >> PAGE_SHIFT
                 _advise(table, process, begin, begin + length, calls.c[a])
                 if calls.c[a] == MADV_WILLNEED:
@@ -198,7 +206,7 @@ def follow(
     mapping = (calls.code == sc.MMAP) & (calls.ret > 0) & (of >= 0)
     changes = np.isin(calls.code, (sc.MUNMAP, sc.MADVISE)) | (calls.code == sc.MMAP)
     forks = int(((timeline.kind == NEW_TASK) & (timeline.c & _CLONE_VM == 0)).sum())
-    room = min(16 + int(mapping.sum()) * (1 + forks) + 2 * int(changes.sum()), _MOST)
+    room = min((16 + int(mapping.sum()) + 2 * int(changes.sum())) * (1 + forks), _MOST)
     table = _Table(np.zeros((room, 7), np.int64), np.zeros(1, np.int64))
     result = np.full((len(order), 5), -1, np.int64)
     willneed = np.full((len(calls.ts), 2), -1, np.int64)

@@ -9,6 +9,9 @@ from hindsight.subsystems.readahead import calls
 ) = range(12)  # fmt: skip
 """Kinds of rows of the demand's table ``ops``."""
 
+ACTING = (READ, FADVISE, READAHEAD, TRANSFER, COPY, RING_READ, FAULT)
+"""Kinds that may decide on readahead."""
+
 FAULT_AGAIN = 1
 """``ret`` of a FAULT that is the retry of the one before."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.fadvise import advise, not_needed
 from hindsight.subsystems.readahead.faults import fault, map_pages
+from hindsight.subsystems.readahead.interleaving import read_at_once
 from hindsight.subsystems.readahead.kernel import finish_read, read_batch, refused_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, begin_operation, drop_shadows, page_cache
 from hindsight.subsystems.readahead.ring import read_together
@@ -33,9 +34,13 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, log):  # type: ignore[no-untyped-def]
+def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, steps, log):  # type: ignore[no-untyped-def]
     """All operations in order."""
     # What the kernel dropped, not what it was asked to: pages under I/O stay.
+    step_group, step_op, step_kind, step_page, step_limit = steps
+    in_group = np.zeros(kind.shape[0], np.bool_)
+    in_group[step_op] = True
+    step = np.int64(0)
     mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.int64)
     told = cache.leaving.op.shape[0] > 0 and (cache.leaving.reclaimed == 0).any()
     for op in range(kind.shape[0]):
@@ -44,6 +49,16 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
         begin_operation(cache, op)
         s = np.int64(stream[op])
         if pos[op] < 0:
+            continue
+        if in_group[op]:
+            if step < step_group.shape[0] and step_group[step] == op:
+                begin = step
+                while step < step_group.shape[0] and step_group[step] == op:
+                    step += 1
+                columns = (stream, pos, count, ret)
+                read_at_once(
+                    cache, files, columns, begin, step, step_op, step_kind, step_page, step_limit, log
+                )
             continue
         if kind[op] == d.READ:
             size = cache.size[np.uint64(files.file[np.uint64(s)])]
@@ -96,11 +111,12 @@ def _replay(demand: Mapping[str, Columns], insertions: int) -> Log:
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     room = 1024 + 2 * len(ops["ts"])
     arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice", "together")]
+    steps = tuple(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit"))
     while True:
         cache = page_cache(files["size"], files["max_order"], demand["leaving"], demand["admitted"])
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
-        _run(cache, opened, *arguments, streams["ra_pages"], log)  # type: ignore[call-arg]
+        _run(cache, opened, *arguments, streams["ra_pages"], steps, log)  # type: ignore[call-arg]
         if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
             return log
         # Too small: once more from the beginning with the room that it turned out to need.

@@ -18,6 +18,7 @@ from hindsight.subsystems.readahead.calls import integers
 from hindsight.subsystems.readahead.descriptors import certain
 from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, columns_of
 from hindsight.subsystems.readahead.history import History, PageRows
+from hindsight.subsystems.readahead.interleaving import groups
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.state import DECISION_TABLES
 
@@ -37,15 +38,16 @@ REASONS = (
     "device unknown",
     "read by sendfile, splice, copy_file_range or io_uring",
     "read through a mapping that is not known",
+    "read by several threads at the same time, and not by read calls alone",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
 (
     ELIGIBLE, UNVERIFIED, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE,
-    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNKNOWN_MAPPING,
+    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNKNOWN_MAPPING, ENTANGLED,
 ) = range(len(REASONS))  # fmt: skip
 
-REPLAYED = frozenset({MAPPED, TRANSFERRED, RECLAIMED})
+REPLAYED = frozenset({MAPPED, SHARED, TRANSFERRED, RECLAIMED})
 """Reasons that keep a stream from what-if questions, not from the replay of what happened."""
 
 Flags = NDArray[np.bool_]
@@ -65,11 +67,13 @@ def reasons(
 
     ``from_ns`` and ``to_ns``: how long each was open.
     """
+    shared, entangled = _shared(history)
     by_file = {
         MAPPED: np.isin(history.used_files, history.faults.file),
         UNKNOWN_MAPPING: np.isin(history.used_files, history.mapped_files),
         WRITTEN: _written(history),
-        SHARED: _shared(history),
+        SHARED: shared,
+        ENTANGLED: entangled,
         UNKNOWN_SIZE: ~files["size_known"],
         CACHED_BEFORE: _cached_before(history),
         RECLAIMED: _reclaimed(history, files, devices),
@@ -118,36 +122,27 @@ def _written(history: History) -> Flags:
     )
 
 
-def _shared(history: History) -> Flags:
-    calls = np.flatnonzero(
-        (history.is_read | history.is_advice) & (history.stream >= 0) & (history.calls.ret >= 0)
-    )
-    known = history.faulted.of >= 0
+def _shared(history: History) -> tuple[Flags, Flags]:
+    """Files on which several calls or faults were in progress at once; those where not all of them were
+    reads that wait, or where one io_uring_enter(2) submitted several.
+    """
+    ret = history.calls.ret
+    acts = (history.is_read & ((ret > 0) | (ret == sc.NO_RESULT))) | (history.is_advice & (ret == 0))
+    calls = np.flatnonzero(acts & (history.stream >= 0))
+    known = np.flatnonzero(history.faulted.of >= 0)
     file = np.concatenate([history.file_of_calls(calls), history.file_id[history.faults.file[known]]])
     ts = np.concatenate([history.calls.ts[calls], history.faults.ts[known]])
     end = np.concatenate([history.calls.end[calls], history.fault_end[known]])
-    order = np.lexsort((end, ts, file))
-    at_once = _overlapping(file[order], ts[order], end[order], len(history.used_files))
+    group = groups(file, ts, end)
+    waits = np.zeros(len(group), np.bool_)
+    waits[: len(calls)] = history.is_read[calls] & (history.calls.c[calls] <= 0)
+    mixed = np.zeros(group.max(initial=0) + 2, np.bool_)
+    mixed[group[~waits]] = True
     rings = np.flatnonzero(history.is_ring & (history.stream >= 0))
-    _, group, size = np.unique(history.calls.c[rings], return_inverse=True, return_counts=True)
-    several = rings[size[np.asarray(group).reshape(-1)] > 1]
-    result: Flags = at_once | _mark(history, history.file_of_calls(several))
-    return result
-
-
-@njit(cache=True, nogil=True)
-def _overlapping(file, ts, end, n_files):  # type: ignore[no-untyped-def]
-    """Files on which two operations were in progress at once; operations sorted by (file, ts)."""
-    shared = np.zeros(n_files, np.bool_)
-    until = np.int64(0)
-    for i in range(file.shape[0]):
-        if i == 0 or file[i] != file[i - 1]:
-            until = end[i]
-            continue
-        if ts[i] < until:
-            shared[file[i]] = True
-        until = max(until, end[i])
-    return shared
+    _, number, size = np.unique(history.calls.c[rings], return_inverse=True, return_counts=True)
+    several = _mark(history, history.file_of_calls(rings[size[np.asarray(number).reshape(-1)] > 1]))
+    at_once = _mark(history, file[group >= 0])
+    return at_once | several, several | _mark(history, file[(group >= 0) & mixed[group]])
 
 
 def _unknown_state(history: History) -> Flags:

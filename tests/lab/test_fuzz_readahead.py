@@ -118,3 +118,44 @@ def test_a_transfer_is_not_judged_without_the_kernels_word(bench: Bench) -> None
         "read by other means than read and pread",
         "not caused by a read call",
     }
+
+
+@pytest.mark.parametrize("way", sorted(ways.FAMILIES["mapping"]))
+def test_faults_are_replayed_exactly(bench: Bench, way: str) -> None:
+    drawn = replace(grammar.draw(9200, wishes(way)), filesystem="ext4", read_ahead_kb=128)
+    try:
+        outcome = trial.try_plan(drawn, bench)
+    except NotPermittedError as error:
+        pytest.skip(error.message)
+    assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
+    assert not outcome.without_verdict
+
+
+def test_what_is_reclaimed_is_missed_again(bench: Bench) -> None:
+    """Twice through a file that is larger than the memory cgroup."""
+    reads = [["pread", 1, 65536, pos] for pos in range(0, 60 << 20, 65536)]
+    twice = plan.Plan(
+        1, [], "ext4", 64, [[["open", 1, "big", "r"], *reads, *reads[::-3]]], memory_kb=28 << 10
+    )
+    try:
+        outcome = trial.try_plan(twice, bench, open_files=False)
+    except NotPermittedError as error:
+        pytest.skip(error.message)
+    assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
+    # The second pass met pages that the first had put there, and many that were gone.
+    assert outcome.counts["recorded"] > 1.2 * 2 * (60 << 20) / 65536
+
+
+def test_tasks_at_the_same_time_are_replayed_but_for_what_no_trace_shows(bench: Bench) -> None:
+    recorded = matched = 0
+    for seed in range(9300, 9306):
+        drawn = replace(grammar.draw(seed, wishes("sharing")), filesystem="ext4", read_ahead_kb=64)
+        try:
+            outcome = trial.try_plan(drawn, bench)
+        except NotPermittedError as error:
+            pytest.skip(error.message)
+        assert not outcome.without_verdict
+        recorded += outcome.counts["recorded"]
+        matched += outcome.counts["matched"]
+    assert recorded > 300
+    assert matched > 0.98 * recorded

@@ -1,0 +1,185 @@
+"""Reads of one file by several tasks at the same time.
+
+What decides then is who finds a page missing, who adds it, and who meets the mark. A record shows when each
+folio was added and when each batch of each read was over; the replay takes the reads' steps in that order.
+The steps themselves are its own: what is decided, and what is added, comes from the demand and the cache.
+When a task looked, and so which position of the read before it met, no row tells: a moment before the first
+folio that it added then. What two tasks did to each other within that moment, no trace shows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hindsight.subsystems.readahead import operations as d
+from hindsight.subsystems.readahead.filling import ALL, KIND, NOTHING, add, carry_out
+from hindsight.subsystems.readahead.history import History
+from hindsight.subsystems.readahead.kernel import (
+    begin_asynchronous,
+    begin_synchronous,
+    finish_read,
+    look_up,
+)
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+
+ADDED, BATCH, END = range(3)
+"""Steps: a folio was added, a batch was over, the call returned."""
+LOOK_NS = 4000
+"""How long before the row of its first folio a look was: of 1 to 10 us, that with which most of the 8,881
+decisions of 60 random programs came out as recorded.
+"""
+_LOOK, _LOOK_AGAIN, _MARK, _DONE = range(4)
+_FAR = np.int64(1 << 62)
+
+Columns = dict[str, NDArray[Any]]
+
+
+def groups(file: NDArray[np.int64], ts: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of operations on files, which are in progress at the same time: a number that they have in common, -1
+    of those that are alone. Shapes (K,); ``ts`` and ``end`` in ns.
+    """
+    order = np.lexsort((end, ts, file))
+    group = _sweep(file[order], ts[order], end[order])
+    size = np.bincount(group, minlength=1)
+    result = np.empty(len(file), np.int64)
+    result[order] = np.where(size[group] > 1, group, -1)
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _sweep(file, ts, end):  # type: ignore[no-untyped-def]
+    group = np.zeros(file.shape[0], np.int64)
+    until, number = np.int64(0), np.int64(-1)
+    for i in range(file.shape[0]):
+        if i == 0 or file[i] != file[i - 1] or ts[i] >= until:
+            number += 1
+            until = end[i]
+        until = max(until, end[i])
+        group[i] = number
+    return group
+
+
+def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64]) -> Columns:
+    """The steps of reads at the same time, sorted by (group, time): ``group`` (the first operation of it),
+    ``op``, ``kind``, ``page``, and ``limit``: the page where the next batch of the same read began.
+
+    ``calls``: the call of each operation (-1 = none), ``streams``: the place of each stream's file. Groups in
+    which not all are reads that wait have none.
+    """
+    place = streams[ops["stream"]]
+    reads = (ops["kind"] == d.READ) & ((ops["ret"] > 0) | (ops["ret"] == d.NO_RESULT))
+    acts = np.flatnonzero(reads | (np.isin(ops["kind"], d.ACTING) & (ops["kind"] != d.READ)))
+    number = groups(place[acts], ops["ts"][acts], ops["end"][acts])
+    plain = reads[acts] & (ops["pos"][acts] >= 0) & (ops["advice"][acts] <= 0)
+    mixed = np.zeros(number.max(initial=0) + 2, np.bool_)
+    mixed[number[~plain]] = True
+    mixed[-1] = True  # (number -1: alone)
+    group = np.full(len(place), -1, np.int64)
+    first = np.full(len(mixed), len(place), np.int64)
+    np.minimum.at(first, number, acts)
+    group[acts] = np.where(mixed[number], -1, first[number])
+
+    op_of = np.full(len(history.calls.ts) + 1, -1, np.int64)
+    op_of[calls] = np.arange(len(calls))
+    op_of[-1] = -1
+    members = np.flatnonzero(group >= 0)
+    noted = ops["end"][members] + LOOK_NS
+    parts = [(noted, members, np.full(len(members), END), np.full(len(members), _FAR))]
+    for rows, what in ((history.added, ADDED), (history.met, BATCH)):
+        op = op_of[rows.call]
+        use = np.flatnonzero((op >= 0) & (group[op] >= 0) & (history.file_id[rows.file] == place[op]))
+        parts.append((rows.ts[use], op[use], np.full(len(use), what), rows.index[use]))
+    ts, op, kind, page = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    order = np.lexsort((page, op, kind, ts, group[op]))
+    op, kind, page = op[order], kind[order], page[order]
+    return {
+        "group": group[op],
+        "op": op,
+        "kind": kind.astype(np.uint8),
+        "page": page,
+        "limit": _limits(op, kind, page),
+    }
+
+
+@njit(cache=True, nogil=True)
+def _limits(op, kind, page):  # type: ignore[no-untyped-def]
+    """Of each step the page where the batch after its own began."""
+    result = np.full(op.shape[0], _FAR)
+    if op.shape[0] == 0:
+        return result
+    this = np.full(op.max() + 1, _FAR)
+    after = np.full(op.max() + 1, _FAR)
+    for row in range(op.shape[0] - 1, -1, -1):
+        if kind[row] == BATCH:
+            after[op[row]] = this[op[row]]
+            this[op[row]] = page[row]
+        result[row] = after[op[row]]
+    return result
+
+
+@njit(cache=True, nogil=True)
+def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, step_limit, log):  # type: ignore[no-untyped-def]
+    """Take the steps [begin, end) of one group; ``ops``: the columns stream, pos, count, ret of all."""
+    stream, pos, count, ret = ops
+    first = step_op[begin:end].min()
+    # Of each read its page, the page after its last, what it does next, where its batch ends, its last folio.
+    state = np.full((step_op[begin:end].max() - first + 1, 5), -1, np.int64)
+    fill = np.zeros((state.shape[0], log.fill.shape[0]), np.int64)
+    for row in range(begin, end):
+        op = step_op[row]
+        mine = state[op - first]
+        s = np.int64(stream[op])
+        asked = max(count[op], ret[op])
+        stop = min(
+            pos[op] + (ret[op] if ret[op] > d.NO_RESULT else asked),
+            cache.size[np.uint64(files.file[np.uint64(s)])],
+        )
+        if mine[0] < 0:
+            mine[0], mine[1], mine[2] = pos[op] >> PAGE_SHIFT, (stop - 1 >> PAGE_SHIFT) + 1, _LOOK
+        last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
+        log.n[2] = op
+        log.fill[:] = fill[op - first]
+        if step_kind[row] == ADDED:
+            _go_on(cache, files, s, mine, last_index, step_limit[row], np.int64(1), log)
+        else:
+            while mine[0] < mine[1] and mine[0] <= step_page[row]:
+                _go_on(cache, files, s, mine, last_index, step_limit[row], ALL, log)
+        fill[op - first] = log.fill
+        if step_kind[row] == END and stop > pos[op]:
+            finish_read(cache, files, s, pos[op], stop - pos[op])
+
+
+@njit(cache=True, nogil=True)
+def _go_on(cache, files, s, mine, last_index, limit, most, log):  # type: ignore[no-untyped-def]
+    """Go on with one read until it has added ``most`` folios, or its batch is over."""
+    file = np.uint64(files.file[np.uint64(s)])
+    added = np.int64(0)
+    while mine[0] < mine[1]:
+        if log.fill[KIND] != NOTHING:
+            added += carry_out(cache, files, log, most - added)
+            if added >= most:
+                return
+        if mine[2] == _LOOK or mine[2] == _LOOK_AGAIN:
+            mine[3], mine[4] = look_up(cache, file, mine[0], min(last_index, limit))
+            if mine[4] >= 0:
+                mine[2] = _MARK
+            elif mine[2] == _LOOK:
+                begin_synchronous(cache, files, s, mine[0], last_index - mine[0], log)
+                mine[2] = _LOOK_AGAIN
+            else:
+                add(cache, file, mine[0], np.int64(0), np.int64(0), last_index, log)
+                mine[0] += 1
+                mine[2] = _LOOK
+                return
+        elif mine[2] == _MARK:
+            if cache.mark[cache.base[file] + np.uint64(mine[4])] != 0:
+                begin_asynchronous(cache, files, s, mine[4], last_index - mine[4], log)
+            mine[2] = _DONE
+        else:
+            mine[0] = min(mine[3], last_index)
+            mine[2] = _LOOK
+            return
