@@ -64,7 +64,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
       together (a number that the reads of one io_uring_enter(2) have in common, -1 of others);
     - ``streams``: one row per open file description that read a file through the page cache or advised on
       one, in order of opening, then one per file that was read through a mapping;
-    - ``files``, ``devices``, ``tasks``: facts, by the ordinals that the others use;
+    - ``files``, ``devices``, ``tasks``, ``captures``: facts, by the ordinals that the others use;
     - ``leaving``: folios that left the page cache on their own (:mod:`leaving`);
     - ``steps``: of reads of one file at the same time, in which order they went on (:mod:`interleaving`);
     - ``admitted``: folios that operations added while they had to reclaim others;
@@ -88,6 +88,7 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
         "devices": devices,
         "tasks": _tasks(history),
         "others": _others(history),
+        "captures": {"kernel_release": np.array([history.release], object)},
         "leaving": leaving(history, ops, use, history.stream_file),
         "admitted": admitted(history, ops, use, history.stream_file),
         "steps": steps(history, ops, use, history.stream_file),

@@ -13,6 +13,7 @@ from hindsight.subsystems.readahead.calls import integers
 from hindsight.subsystems.readahead.events import columns_of
 from hindsight.subsystems.readahead.history import History
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from hindsight.subsystems.readahead.releases import EXT4_LARGE_FOLIOS, behaviours
 
 LARGEST_FOLIO = 9
 """Largest folio order of the page cache with 4 KiB pages (MAX_PAGECACHE_ORDER of Linux 6.18 on x86-64)."""
@@ -109,7 +110,10 @@ def files(history: History, device_table: Columns) -> Columns:
     numbers = list(zip(device_table["dev_major"].tolist(), device_table["dev_minor"].tolist(), strict=True))
     place_of = {number: i for i, number in enumerate(numbers)}
     device = np.array([place_of[int(k[0]), int(k[1])] for k in keys], np.int64)
-    large = device_has_large_folios(history, device_table) | np.isin(device_table["fstype"], LARGE_FOLIOS)
+    expected = np.isin(device_table["fstype"], LARGE_FOLIOS)
+    if not behaviours(history.release)[EXT4_LARGE_FOLIOS]:
+        expected &= np.array([not str(name).startswith("ext") for name in device_table["fstype"]], np.bool_)
+    large = device_has_large_folios(history, device_table) | expected
     largest = np.where(large, LARGEST_FOLIO, 0).astype(np.uint8)
     return {
         "s_dev_major": keys[:, 0].astype(np.uint32),

@@ -14,6 +14,7 @@ from hindsight.subsystems.readahead.filling import ALL, add, begin_window, carry
 from hindsight.subsystems.readahead.kernel import asynchronous, synchronous
 from hindsight.subsystems.readahead.mappings import EXECUTABLE, HUGE, RAND_READ, SEQ_READ
 from hindsight.subsystems.readahead.pages import ABSENT, is_cached, pages_of
+from hindsight.subsystems.readahead.releases import EXECUTABLE_WINDOW
 
 LOTS_OF_MISSES = 100
 """More misses than hits by so many: reading around stops (MMAP_LOTSAMISS)."""
@@ -74,7 +75,8 @@ def _missed(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-
         carry_out(cache, files, log, ALL)
         files.start[s] = start
         return
-    if (flags & (RAND_READ | EXECUTABLE)) == RAND_READ or ra_pages == 0:
+    random = flags & RAND_READ and not (flags & EXECUTABLE and cache.behaviours[EXECUTABLE_WINDOW])
+    if random or ra_pages == 0:
         return
     if flags & SEQ_READ:
         synchronous(cache, files, stream, page, ra_pages, log)
@@ -83,7 +85,7 @@ def _missed(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-
         files.mmap_miss[s] += 1
     if files.mmap_miss[s] > LOTS_OF_MISSES:
         return
-    if flags & EXECUTABLE:
+    if flags & EXECUTABLE and cache.behaviours[EXECUTABLE_WINDOW]:
         files.start[s] = page
         files.size[s] = min(page + ra_pages, beyond) - page
         files.async_size[s] = 0

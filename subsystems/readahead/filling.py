@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT, insert, is_cached, leave, there_is_room
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, insert, is_cached
+from hindsight.subsystems.readahead.pressure import leave, there_is_room
 from hindsight.subsystems.readahead.state import RA_ORDER, RA_UNBOUNDED
 
 CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT

@@ -95,6 +95,7 @@ class History:
         self.met, self.added, self.deleted, self.faults, self.around = (
             PageRows(tables, name, self.files, calls, self.pids) for name in events.PAGE_TABLES
         )
+        self.release = self.fact("captures", "kernel_release", "")
         code = calls.code
         self.is_read = np.isin(code, (sc.READ, sc.PREAD))
         self.is_advice = np.isin(code, (sc.FADVISE, sc.READAHEAD))

@@ -23,6 +23,7 @@ from hindsight.subsystems.readahead.filling import (
     carry_out,
     show_state,
 )
+from hindsight.subsystems.readahead.ondemand import begin_on_demand
 from hindsight.subsystems.readahead.pages import (
     ABSENT,
     PAGE_SHIFT,
@@ -31,6 +32,7 @@ from hindsight.subsystems.readahead.pages import (
     pages_of,
     previous_miss,
 )
+from hindsight.subsystems.readahead.releases import ON_DEMAND, SMALL_BATCHES
 from hindsight.subsystems.readahead.state import (
     ASYNC_RA,
     DECISION_TABLES,
@@ -42,33 +44,9 @@ from hindsight.subsystems.readahead.state import (
     new_log,
     open_files,
 )
+from hindsight.subsystems.readahead.windows import initial_window, next_window, window_limit
 
-BATCH_FOLIOS = 31
-
-
-@njit(cache=True, nogil=True)
-def _window_limit(files, stream, req):  # type: ignore[no-untyped-def]
-    s = np.uint64(stream)
-    limit = np.int64(files.ra_pages[s])
-    io_pages = np.int64(files.io_pages[s])
-    return min(req, io_pages) if req > limit and io_pages > limit else limit
-
-
-@njit(cache=True, nogil=True)
-def _initial_window(req, limit):  # type: ignore[no-untyped-def]
-    size = np.int64(1)
-    while size < req:
-        size <<= 1
-    if size <= limit // 32:
-        return size * 4
-    return size * 2 if size <= limit // 4 else limit
-
-
-@njit(cache=True, nogil=True)
-def _next_window(size, limit):  # type: ignore[no-untyped-def]
-    if size < limit // 16:
-        return size * 4
-    return size * 2 if size <= limit // 2 else limit
+BATCH_FOLIOS, _SMALL_BATCH = 31, 15
 
 
 @njit(cache=True, nogil=True)
@@ -85,11 +63,14 @@ def begin_synchronous(cache, files, stream, index, req, log):  # type: ignore[no
     if files.random[s] != 0:
         begin_forced(cache, files, stream, index, req, needed_until, log)
         return
-    limit = _window_limit(files, stream, req)
+    if cache.behaviours[ON_DEMAND]:
+        begin_on_demand(cache, files, stream, index, req, False, needed_until, log)
+        return
+    limit = window_limit(files, stream, req)
     # Before the first read prev_pos is -1, which is no page of any file.
     since_previous = index - (files.prev_pos[s] >> PAGE_SHIFT) if files.prev_pos[s] >= 0 else np.int64(-1)
     if index == 0 or req > limit or since_previous == 0 or since_previous == 1:
-        size = _initial_window(req, limit)
+        size = initial_window(req, limit)
         async_size = size - req if size > req else size >> 1
     else:
         miss = previous_miss(cache, file, index - 1, limit)
@@ -122,18 +103,21 @@ def begin_asynchronous(cache, files, stream, index, req, log):  # type: ignore[n
     at = cache.base[file] + np.uint64(index)
     folio_order = np.int64(cache.order[at])
     cache.mark[cache.base[file] + np.uint64(cache.start[at])] = 0
-    limit = _window_limit(files, stream, req)
+    if cache.behaviours[ON_DEMAND]:
+        begin_on_demand(cache, files, stream, index, req, True, np.int64(0), log)
+        return
+    limit = window_limit(files, stream, req)
     start = np.int64(files.start[s])
     size = np.int64(files.size[s])
     expected = start + size - np.int64(files.async_size[s])
     if index == (expected >> folio_order) << folio_order:
         start += size
-        size = max(size, _next_window(size, limit))
+        size = max(size, next_window(size, limit))
     else:
         start = next_miss(cache, file, index + 1, limit)
         if start - index > limit:
             return
-        size = _next_window(start - index + req, limit)
+        size = next_window(start - index + req, limit)
     order = np.int64(files.order[s]) + 2
     alignment = np.int64(0)
     while alignment < order and not (limit >> alignment) & 1:
@@ -171,7 +155,7 @@ def look_up(cache, file, first, until):  # type: ignore[no-untyped-def]
     stop = min(until, pages_of(cache, file))
     end = first
     folio = np.int64(-1)
-    for _ in range(BATCH_FOLIOS):
+    for _ in range(_SMALL_BATCH if cache.behaviours[SMALL_BATCHES] else BATCH_FOLIOS):
         if end >= stop:
             break
         at = cache.base[file] + np.uint64(end)

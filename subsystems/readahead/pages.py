@@ -23,6 +23,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hindsight.subsystems.readahead.releases import behaviours
+
 ABSENT = np.uint32(0xFFFFFFFF)
 PAGE_SHIFT = 12
 NODE_SHIFT = 6
@@ -83,6 +85,8 @@ class PageCache(NamedTuple):
     """(F,) 1 where the file ever had a shadow."""
     leaving: Leaving
     admitted: Admitted
+    behaviours: NDArray[np.uint8]
+    """Those of the kernel's release (:mod:`hindsight.subsystems.readahead.releases`)."""
 
 
 def page_cache(
@@ -90,9 +94,11 @@ def page_cache(
     max_order: NDArray[np.uint8],
     leaving: Mapping[str, NDArray[Any]] | None = None,
     admitted: Mapping[str, NDArray[Any]] | None = None,
+    release: str = "",
 ) -> PageCache:
     """An empty cache for files of these sizes in bytes; shapes (F,). ``leaving`` and ``admitted``: columns of
     :class:`Leaving` and :class:`Admitted`; without them nothing leaves on its own, and there is room for all.
+    ``release``: that of the kernel, empty: the newest.
     """
     pages = (np.maximum(size, 0) + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
     base = np.zeros(len(size) + 1, np.uint64)
@@ -116,6 +122,7 @@ def page_cache(
             _column(admitted, "op"), _column(admitted, "index"), _column(admitted, "order"),
             _column(admitted, "limited", np.uint8), np.zeros(2, np.int64),
         ),
+        behaviours(release),
     )  # fmt: skip
 
 
@@ -134,52 +141,6 @@ def empty(cache: PageCache) -> None:
     cache.shadows.fill(0)
     cache.leaving.now.fill(0)
     cache.admitted.now.fill(0)
-
-
-@njit(cache=True, nogil=True)
-def begin_operation(cache, op):  # type: ignore[no-untyped-def]
-    """What leaves until operation ``op`` begins has left."""
-    cache.leaving.now[1] = op
-    cache.leaving.now[2] = -1
-    leave(cache)
-    cache.leaving.now[2] = 0
-    admitted = cache.admitted
-    row = np.uint64(admitted.now[0])
-    while row < np.uint64(admitted.op.shape[0]) and admitted.op[row] < op:
-        row += np.uint64(1)
-    admitted.now[0] = np.int64(row)
-
-
-@njit(cache=True, nogil=True)
-def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
-    """Whether the operation in progress could have a folio for this page of its file."""
-    admitted = cache.admitted
-    op = np.uint64(cache.leaving.now[1])
-    if op >= np.uint64(admitted.limited.shape[0]) or admitted.limited[op] == 0:
-        return True
-    row = np.uint64(admitted.now[0])
-    if row >= np.uint64(admitted.op.shape[0]) or np.uint64(admitted.op[row]) != op:
-        return False
-    if admitted.index[row] != page or admitted.order[row] != order:
-        return False
-    admitted.now[0] += 1
-    return True
-
-
-@njit(cache=True, nogil=True)
-def leave(cache):  # type: ignore[no-untyped-def]
-    """Remove what has left by now: by this operation, and by this number of folios that it has added."""
-    leaving = cache.leaving
-    row = np.uint64(leaving.now[0])
-    while row < np.uint64(leaving.op.shape[0]) and (
-        leaving.op[row] < leaving.now[1]
-        or (leaving.op[row] == leaving.now[1] and leaving.after[row] <= leaving.now[2])
-    ):
-        first = leaving.index[row]
-        last = first + (np.int64(1) << leaving.order[row]) - 1
-        _remove(cache, np.uint64(leaving.file[row]), first, last, leaving.reclaimed[row] != 0)
-        row += np.uint64(1)
-    leaving.now[0] = np.int64(row)
 
 
 @njit(cache=True, nogil=True)
@@ -237,7 +198,7 @@ def drop(cache, file, first, last):  # type: ignore[no-untyped-def]
     """Drop the folios, and the shadows, that lie wholly in the pages [first, last]; returns the number of
     pages dropped.
     """
-    return _remove(cache, file, first, last, False)
+    return remove(cache, file, first, last, False)
 
 
 @njit(cache=True, nogil=True)
@@ -245,11 +206,12 @@ def evict(cache, file, first, last):  # type: ignore[no-untyped-def]
     """Reclaim the folios that lie wholly in the pages [first, last]: shadows take their place. Returns the
     number of pages reclaimed.
     """
-    return _remove(cache, file, first, last, True)
+    return remove(cache, file, first, last, True)
 
 
 @njit(cache=True, nogil=True)
-def _remove(cache, file, first, last, leave_shadows):  # type: ignore[no-untyped-def]
+def remove(cache, file, first, last, leave_shadows):  # type: ignore[no-untyped-def]
+    """:func:`evict` where ``leave_shadows``, else :func:`drop`."""
     end = min(last, pages_of(cache, file) - 1)
     page = max(first, np.int64(0))
     dropped = np.int64(0)

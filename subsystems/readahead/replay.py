@@ -14,7 +14,9 @@ from hindsight.subsystems.readahead.fadvise import advise, not_needed
 from hindsight.subsystems.readahead.faults import fault, map_pages
 from hindsight.subsystems.readahead.interleaving import read_at_once
 from hindsight.subsystems.readahead.kernel import finish_read, read_batch, refused_batch
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT, begin_operation, drop_shadows, page_cache
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, drop_shadows, page_cache
+from hindsight.subsystems.readahead.pressure import begin_operation
+from hindsight.subsystems.readahead.releases import MOVES_IN_READ
 from hindsight.subsystems.readahead.ring import read_together
 from hindsight.subsystems.readahead.state import (
     DECISION_TABLES,
@@ -24,7 +26,7 @@ from hindsight.subsystems.readahead.state import (
     new_log,
     open_files,
 )
-from hindsight.subsystems.readahead.transfers import transfer
+from hindsight.subsystems.readahead.transfers import forget_previous, transfer
 
 RWF_NOWAIT = 8
 """Flag of preadv2: pages that are not there yet are not waited for (include/uapi/linux/fs.h)."""
@@ -76,7 +78,12 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
                 index = pos[op] >> PAGE_SHIFT
                 beyond = (end - 1 >> PAGE_SHIFT) + 1
                 while index < beyond:
+                    row = log.n[0]
                     index = np.int64(read_batch(cache, files, s, index, last_index, log))
+                    if cache.behaviours[MOVES_IN_READ]:
+                        forget_previous(log, row, pos[op] >> PAGE_SHIFT)
+                        reached = min(index << PAGE_SHIFT, end)
+                        finish_read(cache, files, s, pos[op], reached - pos[op])
             if impatient and end < min(pos[op] + asked, size):
                 refused_batch(cache, files, s, end >> PAGE_SHIFT, last_index, log)
             finish_read(cache, files, s, pos[op], end - pos[op])
@@ -113,7 +120,8 @@ def _replay(demand: Mapping[str, Columns], insertions: int) -> Log:
     arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice", "together")]
     steps = tuple(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit"))
     while True:
-        cache = page_cache(files["size"], files["max_order"], demand["leaving"], demand["admitted"])
+        memory = demand["leaving"], demand["admitted"]
+        cache = page_cache(files["size"], files["max_order"], *memory, _release(demand))
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
         _run(cache, opened, *arguments, streams["ra_pages"], steps, log)  # type: ignore[call-arg]
@@ -121,6 +129,11 @@ def _replay(demand: Mapping[str, Columns], insertions: int) -> Log:
             return log
         # Too small: once more from the beginning with the room that it turned out to need.
         room, insertions = max(room, int(log.n[0])), int(log.n[1]) if insertions else 0
+
+
+def _release(demand: Mapping[str, Columns]) -> str:
+    release = demand["captures"]["kernel_release"]
+    return str(release[0]) if len(release) else ""
 
 
 def insertions(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:

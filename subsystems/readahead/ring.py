@@ -68,6 +68,6 @@ def _go_on(cache, files, i, stream, pos, count, at, end, waited, first, beyond, 
         row = log.n[0]
         after = np.int64(read_batch(cache, files, s, index, last_index, log)) << PAGE_SHIFT
         # It may have been put off in between, and have begun anew, where a page was still under way.
-        forget_previous(log, row)
+        forget_previous(log, row, -1)
         at[i] = min(after, end[i])
     finish_read(cache, files, s, begin, at[i] - begin)

@@ -25,10 +25,12 @@ _PAGE = 1 << PAGE_SHIFT
 
 
 @njit(cache=True, nogil=True)
-def forget_previous(log, row):  # type: ignore[no-untyped-def]
-    """Where a batch ended is not known: the asynchronous decisions from ``row`` on do not say it."""
+def forget_previous(log, row, first):  # type: ignore[no-untyped-def]
+    """Where a batch ended is not known: the asynchronous decisions from ``row`` on do not say it, but for one
+    at the page ``first``, which no batch came before (-1: none is).
+    """
     while row < min(log.n[0], np.uint64(log.kind.shape[0])):
-        if log.kind[row] == ASYNC_RA:
+        if log.kind[row] == ASYNC_RA and np.int64(log.index[row]) != first:
             log.prev_pos[row] = NOT_DETERMINED
         row += np.uint64(1)
 
@@ -50,7 +52,7 @@ def transfer(cache, files, stream, pos, asked, moved, log):  # type: ignore[no-u
             index = pos >> PAGE_SHIFT
             row = log.n[0]
             after = np.int64(read_batch(cache, files, stream, index, last_index, log)) << PAGE_SHIFT
-            forget_previous(log, row)
+            forget_previous(log, row, -1)
             reached = min(after, stop)
             finish_read(cache, files, stream, pos, reached - pos)
             pos = reached

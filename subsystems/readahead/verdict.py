@@ -20,6 +20,7 @@ from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, colu
 from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.interleaving import groups
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from hindsight.subsystems.readahead.releases import LOOKED_UP_BEFORE, behaviours
 from hindsight.subsystems.readahead.state import DECISION_TABLES
 
 REASONS = (
@@ -178,11 +179,13 @@ def _may_be_shared(history: History) -> Flags:
 
 def _cached_before(history: History) -> Flags:
     """Files of which a read met pages that nobody was seen to put into the cache."""
-    tables = ((history.added, _ADDED), (history.deleted, _DELETED), (history.met, _MET))
+    tables = (
+        (history.added, _ADDED, None), (history.deleted, _DELETED, None), (history.met, _MET, _found(history))
+    )  # fmt: skip
     parts: list[tuple[NDArray[np.int64], ...]] = []
-    for rows, kind in tables:
+    for rows, kind, which in tables:
         place = history.file_id[rows.file]
-        use = place >= 0
+        use = (place >= 0) if which is None else (place >= 0) & which
         parts.append(
             (np.full(int(use.sum()), kind), rows.ts[use], place[use], rows.index[use], rows.order[use])
         )
@@ -193,6 +196,19 @@ def _cached_before(history: History) -> Flags:
     return _met_before_added(  # type: ignore[no-any-return]
         kinds[by_time], file[by_time], index[by_time], order[by_time], np.cumsum(base)
     )
+
+
+def _found(history: History) -> Flags:
+    """Which rows of look-ups tell that the page was there: where they come before the look, one that the same
+    call repeats does not.
+    """
+    met = history.met
+    found = np.ones(len(met.ts), np.bool_)
+    if behaviours(history.release)[LOOKED_UP_BEFORE]:
+        order = np.lexsort((met.ts, met.task))
+        same = (met.call[order][1:] == met.call[order][:-1]) & (met.index[order][1:] == met.index[order][:-1])
+        found[order[:-1][same]] = False
+    return found
 
 
 @njit(cache=True, nogil=True)

@@ -19,6 +19,10 @@ from hindsight.capture.ftrace.probes import NOT_THERE, STAND_INS
 from hindsight.capture.schema.facts import NOT_IN_KERNEL
 from hindsight.capture.segments.segment import find_segments, open_segment
 from hindsight.pipeline.dataset import find_captures, read_tables
+from hindsight.pipeline.demand import read_demand
+from hindsight.pipeline.fidelity import compare_capture
+from hindsight.pipeline.replay import emit
+from hindsight.subsystems.contract import load
 from hindsight.subsystems.readahead import demand, verdict
 
 PAGES = 256
@@ -33,6 +37,37 @@ os.posix_fadvise(other, 120 << 12, 8 << 12, os.POSIX_FADV_WILLNEED)
 with mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
     memory[250 << 12]
 """
+LARGE_PAGES = 4096
+RANDOM_READER = f"""
+import os
+
+state = 61
+def draw(bound):
+    global state
+    state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+    return (state >> 33) % bound
+
+size = {LARGE_PAGES} << 12
+advice = (os.POSIX_FADV_NORMAL, os.POSIX_FADV_RANDOM, os.POSIX_FADV_SEQUENTIAL, os.POSIX_FADV_WILLNEED)
+for _ in range(12):
+    fd = os.open("/mnt/large", os.O_RDONLY)
+    for _ in range(4):
+        pos, length = draw(size), (100, 4096, 5000, 65536, 300000)[draw(5)]
+        step = (length, length, 3 * length + 5, -length, -length, 0)[draw(6)]
+        for _ in range(4 + draw(10)):
+            if draw(10) == 0:
+                os.posix_fadvise(fd, draw(size), 1 + draw(1 << 20), advice[draw(4)])
+            os.pread(fd, length, pos % size)
+            pos = pos + step if step else draw(size)
+        os.lseek(fd, draw(size), os.SEEK_SET)
+        for _ in range(draw(10)):
+            os.read(fd, length)
+    os.close(fd)
+    if draw(2):
+        fd = os.open("/mnt/large", os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+"""
 SCRIPT = """#!/bin/sh
 mkdir -p /sys/kernel/tracing
 mount /dev/vdb /mnt || exit 1
@@ -40,6 +75,7 @@ run="python3 -m hindsight capture"
 stat -c '%i' /mnt/data > inode
 $run record -o raw --buffer-kb 4096 -- python3 /reader.py || exit 2
 cat /sys/kernel/tracing/kprobe_events > left
+$run record -o random --buffer-kb 8192 -- python3 /random.py || exit 4
 $run doctor --json > doctor.json
 : > none
 mount -o bind none /sys/kernel/tracing/kprobe_events
@@ -68,9 +104,14 @@ def guest_files(debian_kernel: Any, tmp_path_factory: pytest.TempPathFactory) ->
     disk, tree = where / "disk.img", where / "tree"
     tree.mkdir()
     (tree / "data").write_bytes(bytes(range(256)) * 16 * PAGES)
-    subprocess.run(["mkfs.ext4", "-q", "-d", str(tree), str(disk), "16M"], check=True, capture_output=True)
+    (tree / "large").write_bytes(bytes(range(256)) * 16 * LARGE_PAGES)
+    subprocess.run(["mkfs.ext4", "-q", "-d", str(tree), str(disk), "48M"], check=True, capture_output=True)
     result: Result = guest.boot(
-        debian_kernel, SCRIPT, where / "out", files={"/reader.py": READER.encode()}, disks=[disk]
+        debian_kernel,
+        SCRIPT,
+        where / "out",
+        files={"/reader.py": READER.encode(), "/random.py": RANDOM_READER.encode()},
+        disks=[disk],
     )
     assert result.status == 0, result.explain()
     return result.files
@@ -131,6 +172,19 @@ def test_what_a_sequential_read_decides(of_file: Callable[[str], list[dict[str, 
     assert [row["index"] for row in late][:3] == [1, 4, 12]
     forced = of_file("page_cache_ra_unbounded")
     assert (120, 8) in [(row["index"], row["nr_to_read"]) for row in forced], "WILLNEED"
+
+
+@pytest.mark.parametrize("recording,least", [("raw", 20), ("random", 400)])
+def test_the_replay_decides_as_this_kernel_did(
+    guest_files: Path, tmp_path: Path, recording: str, least: int
+) -> None:
+    convert([guest_files / recording], tmp_path)
+    subsystem = load("readahead")
+    (capture,) = find_captures(tmp_path)
+    found = read_demand(subsystem, capture)
+    compared = compare_capture(subsystem, capture, found, emit(subsystem, capture.id, found))
+    assert compared["first_divergence"] is None
+    assert compared["matched"] == compared["recorded"] == compared["compared"] >= least
 
 
 def test_what_was_met_and_faulted(of_file: Callable[[str], list[dict[str, int]]]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hindsight.subsystems.readahead import demand as d
-from hindsight.subsystems.readahead import pages, replay
+from hindsight.subsystems.readahead import pages, pressure, replay
 from hindsight.subsystems.readahead.kernel import read_batch
 from hindsight.subsystems.readahead.state import new_log, open_files
 
@@ -67,7 +67,7 @@ def in_the_end(found):
     cache = pages.page_cache(found["files"]["size"], found["files"]["max_order"], found["leaving"])
     for file, index, order in zip(*replay.insertions(found).values(), strict=True):
         pages.insert(cache, np.uint64(file), int(index), int(order), 0)
-    pages.begin_operation(cache, len(found["ops"]["ts"]))
+    pressure.begin_operation(cache, len(found["ops"]["ts"]))
     return cache
 
 
@@ -108,9 +108,9 @@ def test_a_large_folio_leaves_as_a_whole():
     )
     for page in (4, 8, 12):
         pages.insert(cache, np.uint64(0), page, 2, 0)
-    pages.begin_operation(cache, 0)
+    pressure.begin_operation(cache, 0)
     assert cache.start[8] == 8
-    pages.begin_operation(cache, 1)
+    pressure.begin_operation(cache, 1)
     assert np.flatnonzero(cache.start != pages.ABSENT).tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
     assert cache.shadow[4:16].tolist() == [0] * 4 + [3] * 4 + [0] * 4
 
@@ -140,7 +140,7 @@ def test_a_folio_stays_until_as_many_are_added():
     files.random[0] = 1
     log = new_log(100, 100)
     pages.insert(cache, np.uint64(0), 0, 0, 0)
-    pages.begin_operation(cache, 0)
+    pressure.begin_operation(cache, 0)
     for page, there in ((10, True), (11, True), (12, False)):
         read_batch(cache, files, 0, page, page + 1, log)
         assert pages.is_cached(cache, np.uint64(0), 0) == there
@@ -282,13 +282,13 @@ def test_the_operations_after_one_that_reclaims_have_room(s):
 def test_a_folio_of_another_size_is_not_the_one_that_was_added():
     columns = {"op": [0, 1, 1, 1], "index": [3, 4, 8, 9], "order": [0, 2, 0, 0], "limited": [1, 1, 0]}
     cache = pages.page_cache(np.array([1 << 20], np.int64), np.array([9], np.uint8), None, columns)
-    pages.begin_operation(cache, 1)  # (operation 0 did not use what it had)
-    assert not pages.there_is_room(cache, 4, 0) and not pages.there_is_room(cache, 8, 2)
-    assert pages.there_is_room(cache, 4, 2) and not pages.there_is_room(cache, 4, 2)
-    assert pages.there_is_room(cache, 8, 0) and pages.there_is_room(cache, 9, 0)
-    assert not pages.there_is_room(cache, 10, 0), "that was all"
-    pages.begin_operation(cache, 2)
-    assert pages.there_is_room(cache, 10, 0)
+    pressure.begin_operation(cache, 1)  # (operation 0 did not use what it had)
+    assert not pressure.there_is_room(cache, 4, 0) and not pressure.there_is_room(cache, 8, 2)
+    assert pressure.there_is_room(cache, 4, 2) and not pressure.there_is_room(cache, 4, 2)
+    assert pressure.there_is_room(cache, 8, 0) and pressure.there_is_room(cache, 9, 0)
+    assert not pressure.there_is_room(cache, 10, 0), "that was all"
+    pressure.begin_operation(cache, 2)
+    assert pressure.there_is_room(cache, 10, 0)
 
 
 def test_what_a_read_adds_of_other_files_does_not_limit_it(story):
