@@ -1,4 +1,4 @@
-"""How the step functions of the timed replay are compiled."""
+"""How the step functions of the replay are compiled."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.filling import ALL, begin_forced, carry_out
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, PageCache, drop
 from hindsight.subsystems.readahead.state import (
@@ -20,14 +20,14 @@ from hindsight.subsystems.readahead.state import (
 _LAST_BYTE = np.int64(0x7FFFFFFFFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@step
 def set_ra(files: OpenFiles, stream: int, ra_pages: int, random: int) -> None:
     """What an advice does to one open file: its readahead limit in pages, and whether reads are exact."""
     files.ra_pages[np.uint64(stream)] = ra_pages
     files.random[np.uint64(stream)] = random
 
 
-@njit(cache=True, nogil=True)
+@step
 def advise(
     cache: PageCache,
     files: OpenFiles,
@@ -65,12 +65,12 @@ def advise(
         drop(cache, file, first, end)
 
 
-@njit(cache=True, nogil=True)
+@step
 def _last_byte(begin, count):  # type: ignore[no-untyped-def]
     return begin + count - 1 if 0 < count <= _LAST_BYTE - begin else _LAST_BYTE
 
 
-@njit(cache=True, nogil=True)
+@step
 def not_needed(cache, file, begin, count):  # type: ignore[no-untyped-def]
     """The first and last page of what POSIX_FADV_DONTNEED on ``count`` bytes from byte ``begin`` on drops."""
     last = _last_byte(begin, count)

@@ -8,8 +8,8 @@ faults missed than hit.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.filling import ALL, add, begin_window, carry_out
 from hindsight.subsystems.readahead.kernel import asynchronous, synchronous
 from hindsight.subsystems.readahead.mappings import EXECUTABLE, HUGE, RAND_READ, SEQ_READ
@@ -21,7 +21,7 @@ LOTS_OF_MISSES = 100
 _HUGE_ORDER, _HUGE_PAGES = 9, 512
 
 
-@njit(cache=True, nogil=True)
+@step
 def map_pages(cache, files, mapped, stream, first, last, mapping):  # type: ignore[no-untyped-def]
     """Fault-around put the cached pages [first, last] into a mapping, but for folios that carry the mark;
     ``mapped`` i64[P]: 1 + the mapping that each page was put into last. Each counts as a hit.
@@ -39,7 +39,7 @@ def map_pages(cache, files, mapped, stream, first, last, mapping):  # type: igno
     files.mmap_miss[s] = max(np.int64(files.mmap_miss[s]) - hits, 0)
 
 
-@njit(cache=True, nogil=True)
+@step
 def fault(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-untyped-def]
     """A fault on ``page`` of the stream's file; the mapping has ``flags`` and ends before page ``beyond``."""
     s = np.uint64(stream)
@@ -61,7 +61,7 @@ def fault(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-un
         add(cache, file, page, np.int64(0), np.int64(0), page + 1, log)
 
 
-@njit(cache=True, nogil=True)
+@step
 def _missed(cache, files, stream, page, flags, beyond, log):  # type: ignore[no-untyped-def]
     s = np.uint64(stream)
     ra_pages = np.int64(files.ra_pages[s])

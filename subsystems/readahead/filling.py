@@ -11,8 +11,8 @@ All numbers are pages. Arithmetic is int64, array indices are unsigned.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, insert, is_cached
 from hindsight.subsystems.readahead.pressure import leave, there_is_room
 from hindsight.subsystems.readahead.state import RA_ORDER, RA_UNBOUNDED
@@ -27,7 +27,7 @@ before which pages are waited for.
 ALL = np.int64(1 << 62)
 
 
-@njit(cache=True, nogil=True)
+@step
 def decide(log, kind, stream, index, req, order, size, async_size, ra_pages, prev_pos):  # type: ignore[no-untyped-def]
     """Write down a decision; see :class:`hindsight.subsystems.readahead.state.Log`."""
     at = log.n[0]
@@ -46,7 +46,7 @@ def decide(log, kind, stream, index, req, order, size, async_size, ra_pages, pre
     log.prev_pos[at] = prev_pos
 
 
-@njit(cache=True, nogil=True)
+@step
 def show_state(files, stream, kind, index, req, log):  # type: ignore[no-untyped-def]
     """Write down a decision with the state of its stream, as its tracepoint shows it."""
     s = np.uint64(stream)
@@ -65,7 +65,7 @@ def show_state(files, stream, kind, index, req, log):  # type: ignore[no-untyped
     )
 
 
-@njit(cache=True, nogil=True)
+@step
 def add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-untyped-def]
     """Insert a folio and log it; ``needed_until``: pages before this one are waited for."""
     if cache.leaving.now[0] < cache.leaving.op.shape[0]:
@@ -85,7 +85,7 @@ def add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-
     return True
 
 
-@njit(cache=True, nogil=True)
+@step
 def _had(cache, file, index, order):  # type: ignore[no-untyped-def]
     """Whether a folio could be had for the page, if none is there."""
     cached = is_cached(cache, file, index)
@@ -93,12 +93,12 @@ def _had(cache, file, index, order):  # type: ignore[no-untyped-def]
     return cache.admitted.now[1] == 0
 
 
-@njit(cache=True, nogil=True)
+@step
 def _last_page(cache, file):  # type: ignore[no-untyped-def]
     return (cache.size[file] - 1) >> PAGE_SHIFT
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_pages(cache, files, stream, index, count, lookahead, needed_until, log):  # type: ignore[no-untyped-def]
     """Single pages from ``index``, skipping cached ones, to the end of the file at most."""
     log.fill[KIND] = NOTHING
@@ -119,7 +119,7 @@ def begin_pages(cache, files, stream, index, count, lookahead, needed_until, log
     log.fill[NEEDED_UNTIL] = needed_until
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_forced(cache, files, stream, index, count, needed_until, log):  # type: ignore[no-untyped-def]
     """Exactly ``count`` pages, at most the larger of window and request limit, in chunks of 2 MiB."""
     s = np.uint64(stream)
@@ -131,7 +131,7 @@ def begin_forced(cache, files, stream, index, count, needed_until, log):  # type
         log.fill[LEFT] = count - chunk
 
 
-@njit(cache=True, nogil=True)
+@step
 def _log2(value):  # type: ignore[no-untyped-def]
     result = np.int64(0)
     while value > 1:
@@ -140,7 +140,7 @@ def _log2(value):  # type: ignore[no-untyped-def]
     return result
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_window(cache, files, stream, needed_until, log):  # type: ignore[no-untyped-def]
     """The stream's window, in folios of its order where they fit."""
     s = np.uint64(stream)
@@ -166,7 +166,7 @@ def begin_window(cache, files, stream, needed_until, log):  # type: ignore[no-un
     log.fill[NEEDED_UNTIL] = needed_until
 
 
-@njit(cache=True, nogil=True)
+@step
 def carry_out(cache, files, log, most):  # type: ignore[no-untyped-def]
     """Add what the fill in ``log.fill`` wants, at most so many folios. Returns how many were added; where
     that is less than ``most``, the fill is done.
@@ -184,7 +184,7 @@ def carry_out(cache, files, log, most):  # type: ignore[no-untyped-def]
     return added
 
 
-@njit(cache=True, nogil=True)
+@step
 def _fill_window(cache, files, log, most):  # type: ignore[no-untyped-def]
     stream, beyond = log.fill[STREAM], log.fill[END]
     file = np.uint64(files.file[np.uint64(stream)])
@@ -211,7 +211,7 @@ def _fill_window(cache, files, log, most):  # type: ignore[no-untyped-def]
     return added
 
 
-@njit(cache=True, nogil=True)
+@step
 def _fill_pages(cache, files, log, most):  # type: ignore[no-untyped-def]
     file = np.uint64(files.file[np.uint64(log.fill[STREAM])])
     index, end, mark = log.fill[INDEX], log.fill[END], log.fill[MARK]

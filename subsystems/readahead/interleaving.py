@@ -16,6 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.filling import ALL, KIND, NOTHING, add, carry_out
 from hindsight.subsystems.readahead.history import History
 from hindsight.subsystems.readahead.kernel import (
@@ -153,7 +154,7 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
             finish_read(cache, files, s, pos[op], stop - pos[op])
 
 
-@njit(cache=True, nogil=True)
+@step
 def _go_on(cache, files, s, mine, last_index, limit, most, log):  # type: ignore[no-untyped-def]
     """Go on with one read until it has added ``most`` folios, or its batch is over."""
     file = np.uint64(files.file[np.uint64(s)])

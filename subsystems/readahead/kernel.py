@@ -10,8 +10,8 @@ All numbers are pages unless named bytes. Arithmetic is int64, array indices are
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.filling import (
     ALL,
     KIND,
@@ -49,7 +49,7 @@ from hindsight.subsystems.readahead.windows import initial_window, next_window, 
 BATCH_FOLIOS, _SMALL_BATCH = 31, 15
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """A page that a read needs is missing: ``page_cache_sync_ra``."""
     log.fill[KIND] = NOTHING
@@ -89,7 +89,7 @@ def begin_synchronous(cache, files, stream, index, req, log):  # type: ignore[no
     begin_window(cache, files, stream, needed_until, log)
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """The mark was met on the folio of page ``index``: ``page_cache_async_ra``. A read asks at the first page
     of the folio, a fault at its own.
@@ -133,21 +133,21 @@ def begin_asynchronous(cache, files, stream, index, req, log):  # type: ignore[n
     begin_window(cache, files, stream, np.int64(0), log)
 
 
-@njit(cache=True, nogil=True)
+@step
 def synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """:func:`begin_synchronous`, and all that it decided."""
     begin_synchronous(cache, files, stream, index, req, log)
     carry_out(cache, files, log, ALL)
 
 
-@njit(cache=True, nogil=True)
+@step
 def asynchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """:func:`begin_asynchronous`, and all that it decided."""
     begin_asynchronous(cache, files, stream, index, req, log)
     carry_out(cache, files, log, ALL)
 
 
-@njit(cache=True, nogil=True)
+@step
 def look_up(cache, file, first, until):  # type: ignore[no-untyped-def]
     """Cached folios from page ``first`` on: to ``until``, the end of the file, a page that is not cached, or
     a folio that carries the readahead mark. Returns the page after the last one, and its first (-1 if none).
@@ -168,7 +168,7 @@ def look_up(cache, file, first, until):  # type: ignore[no-untyped-def]
     return end, folio
 
 
-@njit(cache=True, nogil=True)
+@step
 def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last_index: int, log: Log) -> int:
     """One batch of a buffered read of the pages [index, last_index) by a stream.
 
@@ -195,7 +195,7 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
     return min(end, until)  # type: ignore[return-value]
 
 
-@njit(cache=True, nogil=True)
+@step
 def refused_batch(cache, files, stream, index, last_index, log):  # type: ignore[no-untyped-def]
     """The batch at page ``index`` that a read does not get since it does not wait (RWF_NOWAIT) or is put off:
     readahead is started, the page is not there yet.
@@ -211,7 +211,7 @@ def refused_batch(cache, files, stream, index, last_index, log):  # type: ignore
         asynchronous(cache, files, stream, folio, last_index - folio, log)
 
 
-@njit(cache=True, nogil=True)
+@step
 def finish_read(cache: PageCache, files: OpenFiles, stream: int, pos: int, ret: int) -> None:
     """The end of a read call that began at byte ``pos`` and returned ``ret`` bytes: remembers where it ended.
 

@@ -8,14 +8,14 @@ this where the recorded kernel was older.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.filling import begin_pages, begin_window
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, next_miss, previous_miss
 from hindsight.subsystems.readahead.windows import initial_window, next_window, window_limit
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_on_demand(cache, files, stream, index, req, marked, needed_until, log):  # type: ignore[no-untyped-def]
     """``req`` pages from ``index`` on are asked for; ``marked``: the page there is cached, with the mark."""
     s = np.uint64(stream)

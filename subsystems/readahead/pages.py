@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.releases import behaviours
 
 ABSENT = np.uint32(0xFFFFFFFF)
@@ -143,13 +143,13 @@ def empty(cache: PageCache) -> None:
     cache.admitted.now.fill(0)
 
 
-@njit(cache=True, nogil=True)
+@step
 def pages_of(cache, file):  # type: ignore[no-untyped-def]
     """Number of pages of a file."""
     return np.int64(cache.base[file + np.uint64(1)]) - np.int64(cache.base[file])
 
 
-@njit(cache=True, nogil=True)
+@step
 def is_cached(cache, file, page):  # type: ignore[no-untyped-def]
     """Whether a page is in the cache; False outside the file."""
     if page < 0 or page >= pages_of(cache, file):
@@ -157,7 +157,7 @@ def is_cached(cache, file, page):  # type: ignore[no-untyped-def]
     return cache.start[cache.base[file] + np.uint64(page)] != ABSENT
 
 
-@njit(cache=True, nogil=True)
+@step
 def insert(cache, file, page, order, mark):  # type: ignore[no-untyped-def]
     """Add a folio of 2**order pages; False, and nothing changes, if any of its pages is cached already."""
     count = np.int64(1) << np.int64(order)
@@ -176,7 +176,7 @@ def insert(cache, file, page, order, mark):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@step
 def _take_place_of_shadows(cache, file, page, order):  # type: ignore[no-untyped-def]
     """No shadow stands for the 2**order pages from ``page`` on any more; what is left of a larger one is in
     pieces, each as large as the kernel's tree can have it.
@@ -193,7 +193,7 @@ def _take_place_of_shadows(cache, file, page, order):  # type: ignore[no-untyped
         cache.shadow[base + np.uint64(page + i)] = 0
 
 
-@njit(cache=True, nogil=True)
+@step
 def drop(cache, file, first, last):  # type: ignore[no-untyped-def]
     """Drop the folios, and the shadows, that lie wholly in the pages [first, last]; returns the number of
     pages dropped.
@@ -201,7 +201,7 @@ def drop(cache, file, first, last):  # type: ignore[no-untyped-def]
     return remove(cache, file, first, last, False)
 
 
-@njit(cache=True, nogil=True)
+@step
 def evict(cache, file, first, last):  # type: ignore[no-untyped-def]
     """Reclaim the folios that lie wholly in the pages [first, last]: shadows take their place. Returns the
     number of pages reclaimed.
@@ -209,7 +209,7 @@ def evict(cache, file, first, last):  # type: ignore[no-untyped-def]
     return remove(cache, file, first, last, True)
 
 
-@njit(cache=True, nogil=True)
+@step
 def remove(cache, file, first, last, leave_shadows):  # type: ignore[no-untyped-def]
     """:func:`evict` where ``leave_shadows``, else :func:`drop`."""
     end = min(last, pages_of(cache, file) - 1)
@@ -236,7 +236,7 @@ def remove(cache, file, first, last, leave_shadows):  # type: ignore[no-untyped-
     return dropped
 
 
-@njit(cache=True, nogil=True)
+@step
 def drop_shadows(cache, file, first, last):  # type: ignore[no-untyped-def]
     """Drop the shadows that lie wholly in the pages [first, last], and no folio."""
     if cache.shadows[file] == 0:
@@ -246,7 +246,7 @@ def drop_shadows(cache, file, first, last):  # type: ignore[no-untyped-def]
         page = _drop_shadow(cache, file, page, first, last)
 
 
-@njit(cache=True, nogil=True)
+@step
 def _drop_shadow(cache, file, page, first, last):  # type: ignore[no-untyped-def]
     """Drop the shadow that stands for ``page``, if there is one that lies wholly in [first, last]; the page
     after it.
@@ -262,13 +262,13 @@ def _drop_shadow(cache, file, page, first, last):  # type: ignore[no-untyped-def
     return after
 
 
-@njit(cache=True, nogil=True)
+@step
 def drop_file(cache, file):  # type: ignore[no-untyped-def]
     """Drop every page of a file; returns the number of pages dropped."""
     return drop(cache, file, np.int64(0), pages_of(cache, file))
 
 
-@njit(cache=True, nogil=True)
+@step
 def _load(cache, file, page):  # type: ignore[no-untyped-def]
     """Cursor at a cached page: (level shift, slot, node number at that level); the folio's first slot."""
     at = cache.base[file] + np.uint64(page)
@@ -277,7 +277,7 @@ def _load(cache, file, page):  # type: ignore[no-untyped-def]
     return shift, (begin >> shift) & NODE_MASK, begin >> (shift + NODE_SHIFT)
 
 
-@njit(cache=True, nogil=True)
+@step
 def _shadow_at(cache, file, page):  # type: ignore[no-untyped-def]
     """1 + order of the shadow that stands for a page, 0 if none does or the page is outside the file."""
     if cache.shadows[file] == 0 or page < 0 or page >= pages_of(cache, file):
@@ -285,7 +285,7 @@ def _shadow_at(cache, file, page):  # type: ignore[no-untyped-def]
     return np.int64(cache.shadow[cache.base[file] + np.uint64(page)])
 
 
-@njit(cache=True, nogil=True)
+@step
 def _descend(cache, file, index, shift, slot, node):  # type: ignore[no-untyped-def]
     """Read the slot under the cursor, going down by the *index* where it holds a node.
 
@@ -311,7 +311,7 @@ def _descend(cache, file, index, shift, slot, node):  # type: ignore[no-untyped-
         slot = (index >> shift) & NODE_MASK
 
 
-@njit(cache=True, nogil=True)
+@step
 def previous_miss(cache, file, page, limit):  # type: ignore[no-untyped-def]
     """Going back from ``page`` over at most ``limit`` pages: where the kernel meets a page that is not
     cached.
@@ -341,7 +341,7 @@ def previous_miss(cache, file, page, limit):  # type: ignore[no-untyped-def]
     return index
 
 
-@njit(cache=True, nogil=True)
+@step
 def next_miss(cache, file, page, limit):  # type: ignore[no-untyped-def]
     """Going forward from ``page`` over at most ``limit`` pages: where the kernel meets a page that is not
     cached.

@@ -6,12 +6,12 @@ The replay knows no clock: it asks before each operation, and before each folio 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.pages import remove
 
 
-@njit(cache=True, nogil=True)
+@step
 def begin_operation(cache, op):  # type: ignore[no-untyped-def]
     """What leaves until operation ``op`` begins has left."""
     cache.leaving.now[1] = op
@@ -25,7 +25,7 @@ def begin_operation(cache, op):  # type: ignore[no-untyped-def]
     admitted.now[0] = np.int64(row)
 
 
-@njit(cache=True, nogil=True)
+@step
 def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
     """Whether the operation in progress could have a folio for this page of its file."""
     admitted = cache.admitted
@@ -41,7 +41,7 @@ def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@step
 def leave(cache):  # type: ignore[no-untyped-def]
     """Remove what has left by now: by this operation, and by this number of folios that it has added."""
     leaving = cache.leaving

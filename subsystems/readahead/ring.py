@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.kernel import finish_read, read_batch, refused_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, is_cached
 from hindsight.subsystems.readahead.transfers import forget_previous
@@ -38,7 +39,7 @@ def read_together(cache, files, stream, pos, count, log):  # type: ignore[no-unt
                 left -= at[i] >= end[i]
 
 
-@njit(cache=True, nogil=True)
+@step
 def _under_way(files, stream, i, index, first, beyond):  # type: ignore[no-untyped-def]
     file = files.file[np.uint64(stream[i])]
     for other in range(i):
@@ -47,7 +48,7 @@ def _under_way(files, stream, i, index, first, beyond):  # type: ignore[no-untyp
     return False
 
 
-@njit(cache=True, nogil=True)
+@step
 def _go_on(cache, files, i, stream, pos, count, at, end, waited, first, beyond, log):  # type: ignore[no-untyped-def]
     """One read until it is put off or done."""
     s = np.int64(stream[i])

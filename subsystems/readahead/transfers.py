@@ -13,8 +13,8 @@ shows a position that depends on it, so there it is :data:`NOT_DETERMINED`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.kernel import finish_read, read_batch
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.state import ASYNC_RA, NOT_DETERMINED
@@ -24,7 +24,7 @@ PIPE_PAGES = 16
 _PAGE = 1 << PAGE_SHIFT
 
 
-@njit(cache=True, nogil=True)
+@step
 def forget_previous(log, row, first):  # type: ignore[no-untyped-def]
     """Where a batch ended is not known: the asynchronous decisions from ``row`` on do not say it, but for one
     at the page ``first``, which no batch came before (-1: none is).
@@ -35,7 +35,7 @@ def forget_previous(log, row, first):  # type: ignore[no-untyped-def]
         row += np.uint64(1)
 
 
-@njit(cache=True, nogil=True)
+@step
 def transfer(cache, files, stream, pos, asked, moved, log):  # type: ignore[no-untyped-def]
     """One call that asked for ``asked`` bytes from byte ``pos`` of a stream and moved ``moved`` of them."""
     file = np.uint64(files.file[np.uint64(stream)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from hindsight.subsystems.readahead.compiled import step
 
 
-@njit(cache=True, nogil=True)
+@step
 def window_limit(files, stream, req):  # type: ignore[no-untyped-def]
     """The largest window of a stream for a request of ``req`` pages."""
     s = np.uint64(stream)
@@ -15,7 +16,7 @@ def window_limit(files, stream, req):  # type: ignore[no-untyped-def]
     return min(req, io_pages) if req > limit and io_pages > limit else limit
 
 
-@njit(cache=True, nogil=True)
+@step
 def initial_window(req, limit):  # type: ignore[no-untyped-def]
     """Pages of the first window (``get_init_ra_size``)."""
     size = np.int64(1)
@@ -26,7 +27,7 @@ def initial_window(req, limit):  # type: ignore[no-untyped-def]
     return size * 2 if size <= limit // 4 else limit
 
 
-@njit(cache=True, nogil=True)
+@step
 def next_window(size, limit):  # type: ignore[no-untyped-def]
     """Pages of the window after one of ``size`` (``get_next_ra_size``)."""
     if size < limit // 16:
