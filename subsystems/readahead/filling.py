@@ -19,10 +19,10 @@ from hindsight.subsystems.readahead.state import RA_ORDER, RA_UNBOUNDED
 
 CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT
 NOTHING, WINDOW, SINGLE_PAGES = range(3)
-KIND, STREAM, INDEX, END, ORDER, MARK, LOOKAHEAD, LEFT, NEEDED_UNTIL = range(9)
+KIND, STREAM, INDEX, END, ORDER, MARK, START, LEFT, NEEDED_UNTIL = range(9)
 """Fields of ``log.fill``: what it is, of which stream; the next page; the page after the last one wanted; the
-largest order; the page that gets the mark; pages of the window beyond it; pages of later chunks; the page
-before which pages are waited for.
+largest order; the page that gets the mark; where the window began; pages of later chunks; the page before
+which pages are waited for.
 """
 ALL = np.int64(1 << 62)
 
@@ -162,7 +162,7 @@ def begin_window(cache, files, stream, needed_until, log):  # type: ignore[no-un
     log.fill[END] = start + size
     log.fill[ORDER] = order
     log.fill[MARK] = start + size - async_size
-    log.fill[LOOKAHEAD] = async_size
+    log.fill[START] = start
     log.fill[NEEDED_UNTIL] = needed_until
 
 
@@ -186,22 +186,15 @@ def carry_out(cache, files, log, most):  # type: ignore[no-untyped-def]
 
 @step
 def _fill_window(cache, files, log, most):  # type: ignore[no-untyped-def]
-    stream, beyond = log.fill[STREAM], log.fill[END]
-    file = np.uint64(files.file[np.uint64(stream)])
+    file = np.uint64(files.file[np.uint64(log.fill[STREAM])])
     index, order, mark = log.fill[INDEX], log.fill[ORDER], log.fill[MARK]
     needed_until = log.fill[NEEDED_UNTIL]
-    limit = min(_last_page(cache, file), beyond - 1)
+    limit = min(_last_page(cache, file), log.fill[END] - 1)
     added = np.int64(0)
     while index <= limit and added < most:
-        fit = order
-        while index & ((np.int64(1) << fit) - 1):
-            fit -= 1
-        while fit > 0 and index + (np.int64(1) << fit) - 1 > limit:
-            fit -= 1
+        fit = _fitting(index, order, limit)
         if not add(cache, file, index, fit, np.int64(index == (mark >> fit) << fit), needed_until, log):
-            # Pages of this window are cached already: the rest goes page by page.
-            lookahead = log.fill[LOOKAHEAD]
-            begin_pages(cache, files, stream, index, beyond - index, lookahead, needed_until, log)
+            _go_page_by_page(cache, files, index, log)
             return added
         index += np.int64(1) << fit
         added += 1
@@ -209,6 +202,49 @@ def _fill_window(cache, files, log, most):  # type: ignore[no-untyped-def]
     if index > limit:
         log.fill[KIND] = NOTHING
     return added
+
+
+@step
+def _fitting(index, order, limit):  # type: ignore[no-untyped-def]
+    """The largest order up to ``order`` of a folio at ``index`` that is aligned and ends at ``limit``."""
+    while index & ((np.int64(1) << order) - 1):
+        order -= 1
+    while order > 0 and index + (np.int64(1) << order) - 1 > limit:
+        order -= 1
+    return order
+
+
+@step
+def _go_page_by_page(cache, files, index, log):  # type: ignore[no-untyped-def]
+    """Pages of the window are cached already at ``index``: the rest goes page by page. How many that are the
+    state of the stream says, which another task may have changed meanwhile.
+    """
+    stream = log.fill[STREAM]
+    s = np.uint64(stream)
+    count = np.int64(files.size[s]) - (index - log.fill[START])
+    lookahead = np.int64(files.async_size[s])
+    begin_pages(cache, files, stream, index, count, lookahead, log.fill[NEEDED_UNTIL], log)
+
+
+@step
+def settle(cache, files, log):  # type: ignore[no-untyped-def]
+    """Go on with the fill in ``log.fill`` as far as that adds nothing."""
+    file = np.uint64(files.file[np.uint64(log.fill[STREAM])])
+    if log.fill[KIND] == WINDOW:
+        index, limit = log.fill[INDEX], min(_last_page(cache, file), log.fill[END] - 1)
+        if index > limit:
+            log.fill[KIND] = NOTHING
+            return
+        fit = _fitting(index, log.fill[ORDER], limit)
+        for page in range(index, index + (np.int64(1) << fit)):
+            if is_cached(cache, file, page):
+                _go_page_by_page(cache, files, index, log)
+                break
+    if log.fill[KIND] == SINGLE_PAGES and log.fill[LEFT] == 0:
+        while log.fill[INDEX] < log.fill[END] and is_cached(cache, file, log.fill[INDEX]):
+            log.fill[INDEX] += 1
+        if log.fill[INDEX] >= log.fill[END]:
+            log.fill[KIND] = NOTHING
 
 
 @step

@@ -3,8 +3,8 @@
 What decides then is who finds a page missing, who adds it, and who meets the mark. A record shows when each
 folio was added and when each batch of each read was over; the replay takes the reads' steps in that order.
 The steps themselves are its own: what is decided, and what is added, comes from the demand and the cache.
-When a task looked, and so which position of the read before it met, no row tells: a moment before the first
-folio that it added then. What two tasks did to each other within that moment, no trace shows.
+When a task looked, and when the position of a read was noted, no row tells; it is taken from how long these
+take. What two tasks did to each other within a microsecond, no trace shows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
 from hindsight.subsystems.readahead.compiled import step
-from hindsight.subsystems.readahead.filling import ALL, KIND, NOTHING, add, carry_out
+from hindsight.subsystems.readahead.filling import ALL, KIND, NOTHING, add, carry_out, settle
 from hindsight.subsystems.readahead.history import History
 from hindsight.subsystems.readahead.kernel import (
     begin_asynchronous,
@@ -27,11 +27,12 @@ from hindsight.subsystems.readahead.kernel import (
 )
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 
-ADDED, BATCH, END = range(3)
-"""Steps: a folio was added, a batch was over, the call returned."""
-LOOK_NS = 4000
-"""How long before the row of its first folio a look was: of 1 to 10 us, that with which most of the 8,881
-decisions of 60 random programs came out as recorded.
+LOOKED, ADDED, BATCH, END = range(4)
+"""Steps: pages were looked for, a folio was added, a batch was over, the call returned."""
+BEGUN_NS, BEFORE_NS, NOTED_NS = 1400, 2600, 600
+"""When a read looked, which no row tells: so long after its call began, or before the row of the first folio
+that a later batch added; and how long before the return of the call its position was noted. As the rows of
+decisions have it on the machine where this was written, with all tracepoints of the readahead profile.
 """
 _LOOK, _LOOK_AGAIN, _MARK, _DONE = range(4)
 _FAR = np.int64(1 << 62)
@@ -88,21 +89,35 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     op_of[calls] = np.arange(len(calls))
     op_of[-1] = -1
     members = np.flatnonzero(group >= 0)
-    noted = ops["end"][members] + LOOK_NS
-    parts = [(noted, members, np.full(len(members), END), np.full(len(members), _FAR))]
+    none = np.zeros(len(members), np.int64)
+    parts = [
+        (ops["ts"][members], members, none + BATCH, none - 1),
+        (ops["end"][members] - NOTED_NS, members, none + END, none + _FAR),
+    ]
     for rows, what in ((history.added, ADDED), (history.met, BATCH)):
         op = op_of[rows.call]
         use = np.flatnonzero((op >= 0) & (group[op] >= 0) & (history.file_id[rows.file] == place[op]))
         parts.append((rows.ts[use], op[use], np.full(len(use), what), rows.index[use]))
     ts, op, kind, page = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    order = np.lexsort((page, op, kind, ts, group[op]))
-    op, kind, page = op[order], kind[order], page[order]
+    order = np.lexsort((page, kind, ts, op))
+    ts, op, kind, page = ts[order], op[order], kind[order], page[order]
+    added = 1 + np.flatnonzero((kind[1:] == ADDED) & (kind[:-1] == BATCH))
+    before = ts[added] - BEFORE_NS
+    begun = ts[added - 1] + BEGUN_NS
+    looked = np.where(page[added - 1] < 0, np.minimum(begun, ts[added]), np.maximum(before, ts[added - 1]))
+    ts = np.concatenate([ts, looked])
+    op, page = (np.concatenate([column, column[added]]) for column in (op, page))
+    kind = np.concatenate([kind, np.full(len(looked), LOOKED)])
+    order = np.lexsort((kind, ts, op))
+    ts, op, kind, page = ts[order], op[order], kind[order], page[order]
+    limit = _limits(op, kind, page)
+    order = np.lexsort((kind, op, ts, group[op]))
     return {
-        "group": group[op],
-        "op": op,
-        "kind": kind.astype(np.uint8),
-        "page": page,
-        "limit": _limits(op, kind, page),
+        "group": group[op][order],
+        "op": op[order],
+        "kind": kind[order].astype(np.uint8),
+        "page": page[order],
+        "limit": limit[order],
     }
 
 
@@ -144,8 +159,12 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
         last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
         log.n[2] = op
         log.fill[:] = fill[op - first]
-        if step_kind[row] == ADDED:
-            _go_on(cache, files, s, mine, last_index, step_limit[row], np.int64(1), log)
+        if step_kind[row] == ADDED or step_kind[row] == LOOKED:
+            # A batch whose last folio has not arrived is over without a row.
+            most = np.int64(step_kind[row] == ADDED)
+            added = _go_on(cache, files, s, mine, last_index, step_limit[row], most, log)
+            while added < most and mine[0] < mine[1]:
+                added += _go_on(cache, files, s, mine, last_index, step_limit[row], most, log)
         else:
             while mine[0] < mine[1] and mine[0] <= step_page[row]:
                 _go_on(cache, files, s, mine, last_index, step_limit[row], ALL, log)
@@ -156,14 +175,15 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
 
 @step
 def _go_on(cache, files, s, mine, last_index, limit, most, log):  # type: ignore[no-untyped-def]
-    """Go on with one read until it has added ``most`` folios, or its batch is over."""
+    """Go on with one read until it has added ``most`` folios, or its batch is over; how many it added."""
     file = np.uint64(files.file[np.uint64(s)])
     added = np.int64(0)
     while mine[0] < mine[1]:
         if log.fill[KIND] != NOTHING:
             added += carry_out(cache, files, log, most - added)
             if added >= most:
-                return
+                settle(cache, files, log)
+                return added
         if mine[2] == _LOOK or mine[2] == _LOOK_AGAIN:
             mine[3], mine[4] = look_up(cache, file, mine[0], min(last_index, limit))
             if mine[4] >= 0:
@@ -175,7 +195,7 @@ def _go_on(cache, files, s, mine, last_index, limit, most, log):  # type: ignore
                 add(cache, file, mine[0], np.int64(0), np.int64(0), last_index, log)
                 mine[0] += 1
                 mine[2] = _LOOK
-                return
+                return added + 1
         elif mine[2] == _MARK:
             if cache.mark[cache.base[file] + np.uint64(mine[4])] != 0:
                 begin_asynchronous(cache, files, s, mine[4], last_index - mine[4], log)
@@ -183,4 +203,5 @@ def _go_on(cache, files, s, mine, last_index, limit, most, log):  # type: ignore
         else:
             mine[0] = min(mine[3], last_index)
             mine[2] = _LOOK
-            return
+            return added
+    return added
