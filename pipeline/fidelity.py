@@ -24,6 +24,7 @@ def as_json(fidelity: Fidelity) -> dict[str, Any]:
     return {
         **{name: int(getattr(fidelity, name)) for name in _COUNTS},
         "exact_share": rounded(fidelity.exact_share) if fidelity.recorded else None,
+        "one_step": fidelity.one_step,
         "first_divergence": plain(fidelity.first_divergence),
         "per_stream": [plain(stream) for stream in fidelity.per_stream],
     }
@@ -33,7 +34,8 @@ def total(captures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The sum over captures of :func:`as_json`."""
     counts = {name: sum(int(c[name]) for c in captures.values()) for name in _COUNTS}
     share = rounded(counts["matched"] / counts["recorded"]) if counts["recorded"] else None
-    return {**counts, "exact_share": share}
+    steps = [c["one_step"] for c in captures.values() if c["one_step"] is not None]
+    return {**counts, "exact_share": share, "one_step": sum(steps) if steps else None}
 
 
 def plain(value: Any) -> Any:

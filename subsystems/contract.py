@@ -80,6 +80,8 @@ class Fidelity:
     unattributed: int
     first_divergence: dict[str, Any] | None
     per_stream: tuple[dict[str, Any], ...]
+    one_step: int | None = None
+    """Of the recorded ones how many come out if each begins with the recorded state; None: not looked at."""
 
     @property
     def exact_share(self) -> float:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from hindsight.subsystems.contract import Fidelity
 from hindsight.subsystems.readahead import operations as d
+from hindsight.subsystems.readahead import replay
 from hindsight.subsystems.readahead.calls import Columns, Tables, integers, span_of
 from hindsight.subsystems.readahead.events import columns_of
+from hindsight.subsystems.readahead.onestep import corrections
 from hindsight.subsystems.readahead.state import DECISION_TABLES, NOT_DETERMINED
 from hindsight.subsystems.readahead.verdict import REASONS
 
@@ -189,6 +191,15 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
     r_hit, e_hit = np.zeros(len(r_op), np.bool_), np.zeros(len(e_op), np.bool_)
     _align_all(r_keys, r_op, e_keys, e_op, r_hit, e_hit)
 
+    one_step = np.zeros(len(r_op), np.bool_)
+    ordered = {name: rows[name][attributed] for name in ("ts", *FIELDS)}
+    of = demand["ops"]["stream"][r_op].astype(np.int64)
+    states = corrections(ordered, r_op, of, len(demand["ops"]["ts"]))
+    steps = replay.run(demand, states)
+    s_keys = np.stack([steps[f].astype(np.int64) for f in FIELDS], axis=1)
+    s_op = group[steps["op"].astype(np.int64)]
+    _align_all(r_keys, r_op, s_keys, s_op, one_step, np.zeros(len(s_op), np.bool_))
+
     count = len(streams["eligible"])
     r_stream = demand["ops"]["stream"][r_op].astype(np.int64)
     e_stream = emitted["stream"].astype(np.int64)
@@ -227,6 +238,7 @@ def compare(emitted: Columns, recorded: Tables, demand: Mapping[str, Columns]) -
             e_hit | ~eligible[e_stream], streams, demand,
         ),
         per_stream=tuple(per_stream),
+        one_step=int(one_step[eligible[r_stream]].sum()),
     )  # fmt: skip
 
 

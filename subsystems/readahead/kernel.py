@@ -24,6 +24,7 @@ from hindsight.subsystems.readahead.filling import (
     show_state,
 )
 from hindsight.subsystems.readahead.ondemand import begin_on_demand
+from hindsight.subsystems.readahead.onestep import correct
 from hindsight.subsystems.readahead.pages import (
     ABSENT,
     PAGE_SHIFT,
@@ -53,6 +54,8 @@ BATCH_FOLIOS, _SMALL_BATCH = 31, 15
 def begin_synchronous(cache, files, stream, index, req, log):  # type: ignore[no-untyped-def]
     """A page that a read needs is missing: ``page_cache_sync_ra``."""
     log.fill[KIND] = NOTHING
+    if cache.corrections.next.shape[0] > 0:
+        correct(cache, files, stream, SYNC_RA, index, np.int64(log.n[2]))
     s = np.uint64(stream)
     file = np.uint64(files.file[s])
     needed_until = index + req
@@ -99,6 +102,8 @@ def begin_asynchronous(cache, files, stream, index, req, log):  # type: ignore[n
     file = np.uint64(files.file[s])
     if files.ra_pages[s] == 0:
         return
+    if cache.corrections.next.shape[0] > 0:
+        correct(cache, files, stream, ASYNC_RA, index, np.int64(log.n[2]))
     show_state(files, stream, np.int64(ASYNC_RA), index, req, log)
     at = cache.base[file] + np.uint64(index)
     folio_order = np.int64(cache.order[at])

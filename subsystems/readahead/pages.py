@@ -62,6 +62,25 @@ class Admitted(NamedTuple):
     """(2,) the next row, whether the last folio could not be had."""
 
 
+class Corrections(NamedTuple):
+    """The states that a record shows before its requests, for a replay of single steps; shapes (C,), sorted
+    by (op, time).
+    """
+
+    next: NDArray[np.int64]
+    """(N,) the next row of each operation; (0,) where there are none."""
+    beyond: NDArray[np.int64]
+    """(N,) the row after the last one of each operation."""
+    kind: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]
+    start: NDArray[np.int64]
+    """Of the window before, -1 = not known."""
+    size: NDArray[np.int64]
+    async_size: NDArray[np.int64]
+    order: NDArray[np.int64]
+    prev_pos: NDArray[np.int64]
+
+
 class PageCache(NamedTuple):
     """All files of a capture. Page p of file f stands at ``base[f] + p`` in ``start``, ``order`` and
     ``mark``.
@@ -87,6 +106,7 @@ class PageCache(NamedTuple):
     admitted: Admitted
     behaviours: NDArray[np.uint8]
     """Those of the kernel's release (:mod:`hindsight.subsystems.readahead.releases`)."""
+    corrections: Corrections
 
 
 def page_cache(
@@ -95,10 +115,11 @@ def page_cache(
     leaving: Mapping[str, NDArray[Any]] | None = None,
     admitted: Mapping[str, NDArray[Any]] | None = None,
     release: str = "",
+    corrections: Mapping[str, NDArray[Any]] | None = None,
 ) -> PageCache:
     """An empty cache for files of these sizes in bytes; shapes (F,). ``leaving`` and ``admitted``: columns of
     :class:`Leaving` and :class:`Admitted`; without them nothing leaves on its own, and there is room for all.
-    ``release``: that of the kernel, empty: the newest.
+    ``release``: that of the kernel, empty: the newest. ``corrections``: columns of :class:`Corrections`.
     """
     pages = (np.maximum(size, 0) + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
     base = np.zeros(len(size) + 1, np.uint64)
@@ -123,6 +144,12 @@ def page_cache(
             _column(admitted, "limited", np.uint8), np.zeros(2, np.int64),
         ),
         behaviours(release),
+        Corrections(
+            _column(corrections, "next"), _column(corrections, "beyond"), _column(corrections, "kind"),
+            _column(corrections, "index"), _column(corrections, "start"), _column(corrections, "size"),
+            _column(corrections, "async_size"), _column(corrections, "order"),
+            _column(corrections, "prev_pos"),
+        ),
     )  # fmt: skip
 
 

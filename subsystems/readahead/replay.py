@@ -113,7 +113,7 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
             advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
 
 
-def _replay(demand: Mapping[str, Columns], insertions: int) -> Log:
+def _replay(demand: Mapping[str, Columns], insertions: int, corrections: Columns | None = None) -> Log:
     """The log of a whole replay, with room for that many insertions."""
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     room = 1024 + 2 * len(ops["ts"])
@@ -121,7 +121,7 @@ def _replay(demand: Mapping[str, Columns], insertions: int) -> Log:
     steps = tuple(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit"))
     while True:
         memory = demand["leaving"], demand["admitted"]
-        cache = page_cache(files["size"], files["max_order"], *memory, _release(demand))
+        cache = page_cache(files["size"], files["max_order"], *memory, _release(demand), corrections)
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
         _run(cache, opened, *arguments, streams["ra_pages"], steps, log)  # type: ignore[call-arg]
@@ -153,8 +153,9 @@ def largest_folios(demand: Mapping[str, Columns]) -> NDArray[np.uint8]:
     return largest
 
 
-def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
-    """Decisions of the stock logic, in the order of the operations that caused them.
+def run(demand: Mapping[str, Columns], corrections: Columns | None = None) -> dict[str, NDArray[Any]]:
+    """Decisions of the stock logic, in the order of the operations that caused them. (``corrections``: see
+    :mod:`onestep`.)
 
     Columns: ``op`` (row of ``ops``), ``ts`` (when that operation began), ``pid``, ``stream``, ``event`` (name
     of the tracepoint), ``kind`` (its number), the file (``s_dev_major``, ``s_dev_minor``, ``i_ino``), and the
@@ -163,7 +164,7 @@ def run(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
     Operations of all streams are replayed, also of those that carry no verdict; the ones whose position is
     unknown are not.
     """
-    log = _replay(demand, 0)
+    log = _replay(demand, 0, corrections)
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     rows = int(log.n[0])
     order = np.argsort(log.op[:rows], kind="stable")

@@ -79,6 +79,20 @@ def test_a_missing_decision_costs_only_itself(case, data):
     assert (result.missing, result.extra) == (0, len(picks))
 
 
+def test_single_steps_begin_with_the_recorded_state(case):
+    """One request that shows another window before it than the logic came to."""
+    emitted, tables, built = case
+    assert fidelity.compare(emitted, tables, built).one_step == sum(len(t["ts"]) for t in tables.values())
+    asks = tables["page_cache_async_ra"]
+    changed = {name: {k: v.copy() for k, v in t.items()} for name, t in tables.items()}
+    at = len(asks["ts"]) // 2
+    changed["page_cache_async_ra"]["size"][at] += 3
+    found = fidelity.compare(emitted, changed, built)
+    # The request itself is as recorded now; what it leads to need not be.
+    assert found.matched == found.recorded - 1
+    assert found.recorded - 40 < found.one_step <= found.recorded
+
+
 def test_the_first_divergence_shows_both_rows(case):
     emitted, tables, built = case
     changed = {name: {k: v.copy() for k, v in t.items()} for name, t in tables.items()}
