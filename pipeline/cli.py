@@ -64,6 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sub = add("fidelity", "compare emitted decisions with those that the kernel recorded", _fidelity)
     dataset(sub)
     sub.add_argument("--emitted", type=Path, required=True, metavar="FILE", help="what `replay --emit` wrote")
+    sub.add_argument("--dev", metavar="MAJ:MIN", help="only the file with this device and --inode")
+    sub.add_argument("--inode", type=int, metavar="N", help="only the file with this number on --dev")
     sub.add_argument("--json", action="store_true", help="everything, as JSON")
 
     sub = add(
@@ -114,10 +116,15 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _fidelity(args: argparse.Namespace) -> int:
+    from hindsight.errors import UsageError
     from hindsight.pipeline import table
-    from hindsight.pipeline.fidelity import compare_dataset
+    from hindsight.pipeline.fidelity import compare_dataset, of_file
 
+    if (args.dev is None) != (args.inode is None):
+        raise UsageError("--dev and --inode name a file together")
     result = compare_dataset(args.dataset, _subsystem(args.subsystem), args.emitted)
+    if args.dev is not None:
+        result = of_file(result, f"{args.dev}/{args.inode}")
     if args.json:
         _print_json(result)
     else:

@@ -57,6 +57,36 @@ def compare_capture(
     return as_json(subsystem.compare(decisions, read_tables(capture, subsystem.decision_tables), demand))
 
 
+def of_file(result: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Of a result of :func:`compare_dataset` what concerns one file, as its streams name it.
+
+    Decisions that belong to no stream are not in it. Raises ConfigurationError if no stream is of that file.
+    """
+    captures: dict[str, dict[str, Any]] = {}
+    for capture, found in result["captures"].items():
+        streams = [stream for stream in found["per_stream"] if stream.get("file") == file]
+        if not streams:
+            continue
+        judged = [stream for stream in streams if not stream["reason"]]
+        recorded, compared, matched = (
+            sum(stream[name] for stream in judged) for name in ("recorded", "emitted", "matched")
+        )
+        first = found["first_divergence"]
+        captures[capture] = {
+            "recorded": recorded, "compared": compared, "matched": matched, "missing": recorded - matched,
+            "extra": compared - matched, "unattributed": 0,
+            "exact_share": rounded(matched / recorded) if recorded else None, "one_step": None,
+            "first_divergence": first if first and first.get("file") == file else None,
+            "per_stream": streams,
+        }  # fmt: skip
+    if not captures:
+        raise ConfigurationError(
+            f"no stream is of the file {file}",
+            "`hindsight pipeline fidelity DATASET --emitted FILE --json` lists the streams with their files",
+        )
+    return {"total": total(captures), "captures": captures}
+
+
 def compare_dataset(dataset: Path, subsystem: Subsystem, emitted: Path) -> dict[str, Any]:
     """Compare a file of :func:`hindsight.pipeline.replay.replay_dataset` with the record.
 

@@ -53,6 +53,8 @@ def test_fidelity_compares_a_file_with_the_record(command: Command, dataset: Pat
     result = json.loads(done.stdout)
     assert result["total"]["exact_share"] == 1.0
     assert set(result["captures"]) == {"c00", "c01", "c02", "c03"}
+    fails(command(*asked, emitted, "--dev", "7:1"), 2, "together")
+    fails(command(*asked, emitted, "--dev", "7:1", "--inode", "9"), 3, "no stream is of the file 7:1/9")
     table = pq.read_table(emitted)
     pq.write_table(table.filter(table["size"].to_numpy() > 0).slice(5), emitted)
     done = command(*asked, emitted)
