@@ -96,7 +96,8 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     ]
     for rows, what in ((history.added, ADDED), (history.met, BATCH)):
         op = op_of[rows.call]
-        use = np.flatnonzero((op >= 0) & (group[op] >= 0) & (history.file_id[rows.file] == place[op]))
+        own = history.file_id[rows.file] == np.append(place, -1)[op]
+        use = np.flatnonzero((op >= 0) & (np.append(group, -1)[op] >= 0) & own)
         parts.append((rows.ts[use], op[use], np.full(len(use), what), rows.index[use]))
     ts, op, kind, page = (np.concatenate([part[i] for part in parts]) for i in range(4))
     order = np.lexsort((page, kind, ts, op))

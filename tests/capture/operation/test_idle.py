@@ -30,18 +30,20 @@ def by_perf(cpu: int) -> tuple[int, int]:
 def test_what_doctor_says_is_what_perf_counts(live: Path) -> None:
     if shutil.which("perf") is None:
         pytest.skip("perf is not installed")
-    silent = []
-    for cpu in online_cpus()[:16]:
-        fired, switched = by_perf(cpu)
-        assert switched > 100
-        if fired < 0.8 * switched:
-            silent.append(cpu)
-        elif fired < 0.95 * switched:
-            pytest.skip(f"processor {cpu} is too busy to tell: {fired} of {switched}")
-    (check,) = idle(profile("sched"))
-    assert check.state == (WARN if silent else OK)
-    if silent:
-        assert check.why.endswith(f" {', '.join(map(str, silent))}")
+    for _ in range(4):  # (one after the other: what else ran meanwhile may have kept a processor from idling)
+        silent = []
+        for cpu in online_cpus()[:16]:
+            fired, switched = by_perf(cpu)
+            assert switched > 100
+            if fired < 0.8 * switched:
+                silent.append(cpu)
+            elif fired < 0.95 * switched:
+                pytest.skip(f"processor {cpu} is too busy to tell: {fired} of {switched}")
+        (check,) = idle(profile("sched"))
+        named = f" {', '.join(map(str, silent))}"
+        if check.state == (WARN if silent else OK) and (not silent or check.why.endswith(named)):
+            return
+    raise AssertionError(f"doctor: {check.state}, {check.why}; perf: {silent}")
 
 
 def test_only_profiles_with_such_events_ask(live: Path) -> None:
