@@ -24,7 +24,7 @@ _HUGE_ORDER, _HUGE_PAGES = 9, 512
 @step
 def map_pages(cache, files, mapped, stream, first, last, mapping):  # type: ignore[no-untyped-def]
     """Fault-around put the cached pages [first, last] into a mapping, but for folios that carry the mark;
-    ``mapped`` i64[P]: 1 + the mapping that each page was put into last. Each counts as a hit.
+    ``mapped`` u64[P]: a bit for each mapping (of 64) that a page is in. Each that comes in counts as a hit.
     """
     s = np.uint64(stream)
     file = np.uint64(files.file[s])
@@ -33,8 +33,9 @@ def map_pages(cache, files, mapped, stream, first, last, mapping):  # type: igno
         at = cache.base[file] + np.uint64(page)
         if cache.start[at] == ABSENT or cache.mark[cache.base[file] + np.uint64(cache.start[at])] != 0:
             continue
-        if mapped[at] != mapping + 1:
-            mapped[at] = mapping + 1
+        bit = np.uint64(1) << np.uint64(mapping & 63)
+        if mapped[at] & bit == 0:
+            mapped[at] |= bit
             hits += 1
     files.mmap_miss[s] = max(np.int64(files.mmap_miss[s]) - hits, 0)
 

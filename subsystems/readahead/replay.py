@@ -43,7 +43,7 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
     in_group = np.zeros(kind.shape[0], np.bool_)
     in_group[step_op] = True
     step = np.int64(0)
-    mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.int64)
+    mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.uint64)
     told = cache.leaving.op.shape[0] > 0 and (cache.leaving.reclaimed == 0).any()
     for op in range(kind.shape[0]):
         log.n[2] = op

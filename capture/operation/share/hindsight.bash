@@ -332,9 +332,11 @@ _hindsight() {
             case "$prev" in
                 --subsystem) values=''; words=- ;;
                 --emitted) files=1; words=- ;;
+                --dev) values=''; words=- ;;
+                --inode) values=''; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help --subsystem --emitted --json'; values=''
+                words='-h --help --subsystem --emitted --dev --inode --json'; values=''
                 files=
             } ;;
         '/pipeline/headroom')

@@ -188,6 +188,8 @@ complete -c hindsight -n '__hindsight_at pipeline replay' -l emit -r -F -d 'wher
 complete -c hindsight -n '__hindsight_at pipeline fidelity' -s h -l help -d 'show this help message and exit'
 complete -c hindsight -n '__hindsight_at pipeline fidelity' -l subsystem -x -a '' -d 'the kernel decision (default: the only one that is installed)'
 complete -c hindsight -n '__hindsight_at pipeline fidelity' -l emitted -r -F -d 'what `replay --emit` wrote'
+complete -c hindsight -n '__hindsight_at pipeline fidelity' -l dev -x -a '' -d 'only the file with this device and --inode'
+complete -c hindsight -n '__hindsight_at pipeline fidelity' -l inode -x -a '' -d 'only the file with this number on --dev'
 complete -c hindsight -n '__hindsight_at pipeline fidelity' -l json -d 'everything, as JSON'
 complete -c hindsight -n '__hindsight_at pipeline headroom' -s h -l help -d 'show this help message and exit'
 complete -c hindsight -n '__hindsight_at pipeline headroom' -l subsystem -x -a '' -d 'the kernel decision (default: the only one that is installed)'

@@ -28,7 +28,7 @@ class Machine:
         self.cache = pages.page_cache(np.array([size], np.int64), np.array([max_order], np.uint8))
         self.files = open_files(np.zeros(1, np.uint32), np.array([ra], np.uint32), np.array([320], np.uint32))
         self.log = new_log(100_000, 100_000)
-        self.mapped = np.zeros(len(self.cache.start), np.int64)
+        self.mapped = np.zeros(len(self.cache.start), np.uint64)
 
     def fault(self, page, flags=0, beyond=FAR):
         """The decisions of a fault."""
@@ -255,6 +255,7 @@ def test_each_page_is_counted_once_per_mapping():
         (85, 95, 0, 89),  # one more
         (85, 94, 7, 79),  # another mapping
         (80, 84, 7, 78),  # of these one is cached
+        (85, 94, 0, 78),  # the first one still has them
     ):
         m.map(first, last, mapping)
         assert m.miss == expected
