@@ -2,7 +2,7 @@
 
 An open records only a pointer to a path. What ties a descriptor to an inode are the ``mm_filemap_*`` rows
 that happened inside calls on it: a get_pages row in a read, an added folio in a write or POSIX_FADV_WILLNEED,
-a deleted one in POSIX_FADV_DONTNEED; and the look at open files when recording began.
+a deleted one in POSIX_FADV_DONTNEED or ftruncate; and the look at open files when recording began.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class History:
         for rows, which in (
             (self.met, reads),
             (self.added, self.is_advice | self.is_write | (reads & (len(self.met.ts) == 0))),
-            (self.deleted, self.is_dontneed),
+            (self.deleted, self.is_dontneed | (self.calls.code == sc.TRUNCATE)),
         ):
             use = self.inside(rows, which) & ~metadata[rows.file]
             use[use] = ~told[self.of[rows.call[use]]]
