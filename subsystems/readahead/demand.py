@@ -145,7 +145,8 @@ def _ops(history: History) -> tuple[NDArray[np.int64], Columns]:
     of_faults = np.where(faulted.of >= 0, history.stream_of[faulted.of], unknown)
     went = np.flatnonzero(history.stream_of[history.went_around.of] >= 0)
     around = history.around
-    mapping = np.unique(history.went_around.mapping[went], return_inverse=True)[1].reshape(-1).astype(np.int64)
+    numbers = np.unique(history.went_around.mapping[went], return_inverse=True)[1]
+    mapping = np.asarray(numbers).reshape(-1).astype(np.int64)
     left = np.where(faulted.of >= 0, faulted.beyond - faults.index, 1)
     parts = {
         "ts": (calls.ts[use], faults.ts, around.ts[went]),
