@@ -20,8 +20,8 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     doctor.add_argument(
         "--profile", metavar="NAME[+NAME]", default="readahead",
-        help="what to record: readahead, pagecache, blockio, writeback, sched, cpuidle, damon; several are "
-        "joined by + (default: %(default)s)",
+        help="what to record: readahead, pagecache, blockio, writeback, sched, cpuidle, faults, damon; "
+        "several are joined by + (default: %(default)s)",
     )  # fmt: skip
     doctor.add_argument(
         "-o", "--out", metavar="DIR", type=Path, default=Path("."), help="where recordings would go"

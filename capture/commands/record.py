@@ -72,8 +72,8 @@ def configure(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     record.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="where recordings go")
     record.add_argument(
         "--profile", metavar="NAME[+NAME]", default="readahead",
-        help="what to record: readahead, pagecache, blockio, writeback, sched, cpuidle, damon; several are "
-        "joined by + (default: %(default)s)",
+        help="what to record: readahead, pagecache, blockio, writeback, sched, cpuidle, faults, damon; "
+        "several are joined by + (default: %(default)s)",
     )  # fmt: skip
     record.add_argument(
         "--duration", metavar="T", type=_unit("duration"), help="end after this time (60, 10m)"
