@@ -7,8 +7,8 @@ import fcntl
 import os
 import re
 import secrets
-import struct
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
