@@ -25,6 +25,7 @@ struct inode {
 	__u16 i_mode;
 	struct super_block *i_sb;
 	unsigned long i_ino;
+	long long i_size;
 };
 struct address_space {
 	struct inode *host;
@@ -248,13 +249,14 @@ struct read {
 	__s64 pos;
 	__s64 prev_pos;
 	__u64 count;
+	__s64 i_size;
 	__u32 flags;
 	__u32 ra_pages;
 	__u16 mode;
 	__u8 call;
 	__u8 unused;
 };
-#define READ_BYTES 52
+#define READ_BYTES 60
 
 struct decision {
 	struct head head;
@@ -547,6 +549,7 @@ static __always_inline void emit_read(struct read *record, struct file *file, __
 	struct file_ra_state *ra = RA_OF(file);
 
 	record->prev_pos = ra->prev_pos;
+	record->i_size = file->f_mapping->host->i_size;
 	record->ra_pages = ra->ra_pages;
 	record->flags = file->f_flags;
 	record->mode = file->f_mode;

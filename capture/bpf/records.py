@@ -44,6 +44,7 @@ _RECORDS: dict[str, tuple[int, _Fields]] = {
             ("s64", "pos", 8),
             ("s64", "prev_pos", 8),
             ("u64", "count", 8),
+            ("s64", "i_size", 8),
             ("u32", "flags", 4),
             ("u32", "ra_pages", 4),
             ("u16", "mode", 2),

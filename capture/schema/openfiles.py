@@ -67,6 +67,7 @@ EVENTS = (
         ),
         *_OPEN_FILE,
         Column("prev_pos", "i64", "byte after the previous read, -1 if none", "bytes"),
+        Column("i_size", "i64", "size of the file; null = recorded by an earlier release", "bytes", True),
     ),
     event(
         "open_files",

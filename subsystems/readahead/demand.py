@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from hindsight.errors import ConfigurationError
 from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead import events, facts, replay, verdict
+from hindsight.subsystems.readahead.changes import admitted, changes
 from hindsight.subsystems.readahead.history import History
 from hindsight.subsystems.readahead.interleaving import steps
-from hindsight.subsystems.readahead.leaving import admitted, leaving
 from hindsight.subsystems.readahead.operations import (
     CLOSE,
     FADVISE,
@@ -34,6 +34,7 @@ from hindsight.subsystems.readahead.operations import (
     WRITE,
 )
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from hindsight.subsystems.readahead.sizes import sizes
 
 TABLES = (
     *sc.CALL_TABLES,
@@ -43,6 +44,7 @@ TABLES = (
     "captures",
     "devices",
     "files",
+    "clock_anchors",
     "losses",
     "opens",
     "file_reads",
@@ -61,11 +63,12 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     - ``ops``: one row per operation on a stream, sorted by (ts, task): ts, end (ns), task, stream, kind, pos,
       count, ret (bytes; count of a FAULT: to the end of its mapping, ret: whether it is a retry; of a MAP, a
       fault-around: its mapping), advice (of a READ: its RWF_ flags, of a FAULT: what its mapping is, or -1),
-      together (a number that the reads of one io_uring_enter(2) have in common, -1 of others);
+      together (a number that the reads of one io_uring_enter(2) have in common, -1 of others), size (bytes
+      that its file has when it begins, -1 = as ``files`` says, or unknown);
     - ``streams``: one row per open file description that read a file through the page cache or advised on
       one, in order of opening, then one per file that was read through a mapping;
     - ``files``, ``devices``, ``tasks``, ``captures``: facts, by the ordinals that the others use;
-    - ``leaving``: folios that left the page cache on their own (:mod:`leaving`);
+    - ``changes``: folios that came into the page cache, or left it, by no readahead (:mod:`changes`);
     - ``steps``: of reads of one file at the same time, in which order they went on (:mod:`interleaving`);
     - ``admitted``: folios that operations added while they had to reclaim others;
     - ``others``: (ts, end, task) of calls that may have read a file and belong to no stream.
@@ -81,15 +84,18 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
     devices = facts.devices(history)
     files = facts.files(history, devices)
     use, ops = _ops(history)
+    known = sizes(history, ops, history.stream_file, files["size"])
+    ops["size"] = known.of_ops
+    files["size"] = np.maximum(files["size"], known.largest)
     demand = {
         "ops": ops,
-        "streams": _streams(history, ops, files, devices),
+        "streams": _streams(history, ops, files, devices, known.known),
         "files": files,
         "devices": devices,
         "tasks": _tasks(history),
         "others": _others(history),
         "captures": {"kernel_release": np.array([history.release], object)},
-        "leaving": leaving(history, ops, use, history.stream_file),
+        "changes": changes(history, ops, use, history.stream_file),
         "admitted": admitted(history, ops, use, history.stream_file),
         "steps": steps(history, ops, use, history.stream_file),
     }
@@ -179,7 +185,9 @@ def _moved(history: History) -> NDArray[np.int64]:
     return np.where((calls.code == sc.COPY) & ~met, np.minimum(calls.ret, 0), calls.ret)
 
 
-def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -> Columns:
+def _streams(
+    history: History, ops: Columns, files: Columns, devices: Columns, sized: NDArray[np.bool_]
+) -> Columns:
     d, chosen = history.descriptions, history.described
     file, mapped = history.stream_file, len(history.mapped_files)
     count = len(file)
@@ -209,7 +217,7 @@ def _streams(history: History, ops: Columns, files: Columns, devices: Columns) -
 
     device = files["device_id"][file].astype(np.int64)
     numbers = [files[c][file].tolist() for c in ("s_dev_major", "s_dev_minor", "i_ino")]
-    reason, replayable = verdict.reasons(history, files, devices, from_ns, to_ns)
+    reason, replayable = verdict.reasons(history, files, devices, sized, from_ns, to_ns)
     return {
         "device": devices["name"][device],
         "program": _program(history, name),

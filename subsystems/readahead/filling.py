@@ -14,7 +14,7 @@ import numpy as np
 
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, insert, is_cached
-from hindsight.subsystems.readahead.pressure import leave, there_is_room
+from hindsight.subsystems.readahead.pressure import change, there_is_room
 from hindsight.subsystems.readahead.state import RA_ORDER, RA_UNBOUNDED
 
 CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT
@@ -68,8 +68,8 @@ def show_state(files, stream, kind, index, req, log):  # type: ignore[no-untyped
 @step
 def add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-untyped-def]
     """Insert a folio and log it; ``needed_until``: pages before this one are waited for."""
-    if cache.leaving.now[0] < cache.leaving.op.shape[0]:
-        leave(cache)
+    if cache.changes.now[0] < cache.changes.op.shape[0]:
+        change(cache)
     if cache.admitted.limited.shape[0] > 0 and not _had(cache, file, index, order):
         return False
     if not insert(cache, file, index, order, mark):
@@ -81,7 +81,7 @@ def add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-
         log.add_index[at] = index
         log.add_order[at] = order
         log.add_async[at] = 1 if index >= needed_until else 0
-    cache.leaving.now[2] += 1
+    cache.changes.now[2] += 1
     return True
 
 

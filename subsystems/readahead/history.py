@@ -25,6 +25,10 @@ _BTREE_INODE = 1
 _O_DIRECT = {"x86_64": 0o40000, "aarch64": 0o200000, "armv7l": 0o200000}
 
 
+_O_TRUNC, _O_NEW, _O_TMPFILE = 0o1000, 0o300, 0o20000000
+"""Flags of open(2) after which a file is empty (O_CREAT together with O_EXCL)."""
+
+
 class Files:
     """Ordinals of the files (device, inode) that occur in any table, in order of device and inode."""
 
@@ -101,6 +105,12 @@ class History:
         self.is_advice = np.isin(code, (sc.FADVISE, sc.READAHEAD))
         self.is_dontneed = (code == sc.FADVISE) & (calls.c == FADV_DONTNEED)
         self.is_write = np.isin(code, (sc.WRITE, sc.PWRITE))
+        self.told_size = told.size
+        """(N,) bytes that the file of each call had when it began, -1 = not told."""
+        self.truncated_to = np.append(self._truncated_to(), -1)
+        """(N + 1,) bytes that each call cut its file to, -1 = it did not do that; last that of no call."""
+        self.changes_file = self.is_write | (self.truncated_to[:-1] >= 0)
+        self.write_pos = np.where(code == sc.WRITE, at, -1)
         self.is_transfer = np.isin(code, (sc.TRANSFER, sc.COPY))
         self.is_ring = code == sc.RING_READ
         self.is_reader = self.is_read | self.is_advice | self.is_transfer | self.is_ring
@@ -121,6 +131,18 @@ class History:
         if len(which) == 0:
             return np.zeros(len(call), np.bool_)
         return (rows.call >= 0) & which[call] & (self.of[call] >= 0)
+
+    def inside_any(self, rows: PageRows, which: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which rows happened inside a call of that sort, on whatever description."""
+        return (rows.call >= 0) & np.append(which, False)[rows.call]
+
+    def _truncated_to(self) -> NDArray[np.int64]:
+        """Bytes that a file has after each call (N,) that sets it, -1 of others."""
+        calls = self.calls
+        flags = np.where((calls.code == sc.OPEN) & (calls.ret >= 0) & (calls.a >= 0), calls.a, 0)
+        fresh = (flags & _O_TRUNC != 0) | (flags & _O_NEW == _O_NEW) | (flags & _O_TMPFILE != 0)
+        cut = (calls.code == sc.TRUNCATE) & (calls.ret == 0)
+        return np.where(cut, calls.a, np.where(fresh, 0, -1))
 
     def fact(self, table: str, column: str, default: str) -> str:
         """A text of the first row of a table."""

@@ -85,9 +85,7 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     np.minimum.at(first, number, acts)
     group[acts] = np.where(mixed[number], -1, first[number])
 
-    op_of = np.full(len(history.calls.ts) + 1, -1, np.int64)
-    op_of[calls] = np.arange(len(calls))
-    op_of[-1] = -1
+    op_of = d.of_calls(calls, len(history.calls.ts))
     members = np.flatnonzero(group >= 0)
     none = np.zeros(len(members), np.int64)
     parts = [

@@ -24,9 +24,9 @@ Columns = Mapping[str, NDArray[Any]]
 def corrections(
     rows: Columns, op: NDArray[np.int64], stream: NDArray[np.int64], operations: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Columns of :class:`hindsight.subsystems.readahead.pages.Corrections`, of recorded decisions in order of
-    operations: ``rows`` (ts, kind, index, size, async_size, order, prev_pos), the operation and the stream of
-    each; ``operations``: how many there are.
+    """Columns of :class:`hindsight.subsystems.readahead.recorded.Corrections`, of recorded decisions in order
+    of operations: ``rows`` (ts, kind, index, size, async_size, order, prev_pos), the operation and the stream
+    of each; ``operations``: how many there are.
     """
     start = np.full(len(op), -1, np.int64)
     latest: dict[int, int] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hindsight.subsystems.readahead import calls
 
 (
@@ -33,3 +36,13 @@ KIND_OF_CALL = {
     calls.RING_READ: RING_READ,
 }
 """Kind of the operation that a system call is."""
+
+
+def of_calls(calls_of: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The operation of each of ``count`` calls, -1 = none; last that of no call. ``calls_of``: the call of
+    each operation, -1 = none.
+    """
+    result = np.full(count + 1, -1, np.int64)
+    result[calls_of] = np.arange(len(calls_of))
+    result[-1] = -1  # (faults are no calls)
+    return result

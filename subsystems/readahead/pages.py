@@ -16,13 +16,21 @@ Units are pages; arithmetic is int64, array indices are unsigned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead.compiled import step
+from hindsight.subsystems.readahead.recorded import (
+    Admitted,
+    Changes,
+    Columns,
+    Corrections,
+    admitted_of,
+    changes_of,
+    corrections_of,
+)
 from hindsight.subsystems.readahead.releases import behaviours
 
 ABSENT = np.uint32(0xFFFFFFFF)
@@ -30,55 +38,6 @@ PAGE_SHIFT = 12
 NODE_SHIFT = 6
 """log2 of the slots of a node of the kernel's tree (CONFIG_BASE_SMALL unset)."""
 NODE_MASK = 63
-
-
-class Leaving(NamedTuple):
-    """Folios that leave the cache on their own, as a record tells, shapes (R,): sorted by (op, after)."""
-
-    op: NDArray[np.int64]
-    """The operation during which, or before which, one leaves."""
-    after: NDArray[np.int64]
-    """How many folios that operation has added by then; -1: before it."""
-    file: NDArray[np.int64]
-    index: NDArray[np.int64]  # type: ignore[assignment]
-    order: NDArray[np.int64]
-    reclaimed: NDArray[np.uint8]
-    """1 if a shadow takes its place."""
-    now: NDArray[np.int64]
-    """(3,) the next row, the operation in progress, the folios that it has added."""
-
-
-class Admitted(NamedTuple):
-    """Folios that operations added while memory was so short that some could not be had: what a record shows
-    is what there was room for. Shapes (A,), sorted by (op, time), but for ``limited``.
-    """
-
-    op: NDArray[np.int64]
-    index: NDArray[np.int64]  # type: ignore[assignment]
-    order: NDArray[np.int64]
-    limited: NDArray[np.uint8]
-    """(N,) 1 of each operation that added nothing but these; (0,) where none is."""
-    now: NDArray[np.int64]
-    """(2,) the next row, whether the last folio could not be had."""
-
-
-class Corrections(NamedTuple):
-    """The states that a record shows before its requests, for a replay of single steps; shapes (C,), sorted
-    by (op, time).
-    """
-
-    next: NDArray[np.int64]
-    """(N,) the next row of each operation; (0,) where there are none."""
-    beyond: NDArray[np.int64]
-    """(N,) the row after the last one of each operation."""
-    kind: NDArray[np.int64]
-    index: NDArray[np.int64]  # type: ignore[assignment]
-    start: NDArray[np.int64]
-    """Of the window before, -1 = not known."""
-    size: NDArray[np.int64]
-    async_size: NDArray[np.int64]
-    order: NDArray[np.int64]
-    prev_pos: NDArray[np.int64]
 
 
 class PageCache(NamedTuple):
@@ -89,7 +48,7 @@ class PageCache(NamedTuple):
     base: NDArray[np.uint64]
     """(F + 1,) first position of each file."""
     size: NDArray[np.int64]
-    """(F,) bytes."""
+    """(F,) bytes, now."""
     max_order: NDArray[np.uint8]
     """(F,) largest folio order of the mapping; 0 = the file system has no large folios."""
     start: NDArray[np.uint32]
@@ -102,7 +61,7 @@ class PageCache(NamedTuple):
     """(P,) 1 + order of the shadow that stands for this page; 0 if none does."""
     shadows: NDArray[np.uint8]
     """(F,) 1 where the file ever had a shadow."""
-    leaving: Leaving
+    changes: Changes
     admitted: Admitted
     behaviours: NDArray[np.uint8]
     """Those of the kernel's release (:mod:`hindsight.subsystems.readahead.releases`)."""
@@ -112,14 +71,14 @@ class PageCache(NamedTuple):
 def page_cache(
     size: NDArray[np.int64],
     max_order: NDArray[np.uint8],
-    leaving: Mapping[str, NDArray[Any]] | None = None,
-    admitted: Mapping[str, NDArray[Any]] | None = None,
+    changes: Columns | None = None,
+    admitted: Columns | None = None,
     release: str = "",
-    corrections: Mapping[str, NDArray[Any]] | None = None,
+    corrections: Columns | None = None,
 ) -> PageCache:
-    """An empty cache for files of these sizes in bytes; shapes (F,). ``leaving`` and ``admitted``: columns of
-    :class:`Leaving` and :class:`Admitted`; without them nothing leaves on its own, and there is room for all.
-    ``release``: that of the kernel, empty: the newest. ``corrections``: columns of :class:`Corrections`.
+    """An empty cache for files of at most these sizes in bytes; shapes (F,). ``changes``, ``admitted`` and
+    ``corrections``: columns of the classes of :mod:`recorded`. ``release``: that of the kernel, empty: the
+    newest.
     """
     pages = (np.maximum(size, 0) + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
     base = np.zeros(len(size) + 1, np.uint64)
@@ -127,36 +86,18 @@ def page_cache(
     total = int(base[-1])
     return PageCache(
         base,
-        np.ascontiguousarray(size, np.int64),
+        np.array(size, np.int64),
         np.ascontiguousarray(max_order, np.uint8),
         np.full(total, ABSENT, np.uint32),
         np.zeros(total, np.uint8),
         np.zeros(total, np.uint8),
         np.zeros(total, np.uint8),
         np.zeros(len(size), np.uint8),
-        Leaving(
-            _column(leaving, "op"), _column(leaving, "after"), _column(leaving, "file"),
-            _column(leaving, "index"), _column(leaving, "order"), _column(leaving, "reclaimed", np.uint8),
-            np.zeros(3, np.int64),
-        ),
-        Admitted(
-            _column(admitted, "op"), _column(admitted, "index"), _column(admitted, "order"),
-            _column(admitted, "limited", np.uint8), np.zeros(2, np.int64),
-        ),
+        changes_of(changes),
+        admitted_of(admitted),
         behaviours(release),
-        Corrections(
-            _column(corrections, "next"), _column(corrections, "beyond"), _column(corrections, "kind"),
-            _column(corrections, "index"), _column(corrections, "start"), _column(corrections, "size"),
-            _column(corrections, "async_size"), _column(corrections, "order"),
-            _column(corrections, "prev_pos"),
-        ),
-    )  # fmt: skip
-
-
-def _column(
-    table: Mapping[str, NDArray[Any]] | None, name: str, dtype: type[np.generic] = np.int64
-) -> NDArray[Any]:
-    return np.array((table or {}).get(name, ()), dtype)
+        corrections_of(corrections),
+    )
 
 
 def empty(cache: PageCache) -> None:
@@ -166,7 +107,7 @@ def empty(cache: PageCache) -> None:
     cache.mark.fill(0)
     cache.shadow.fill(0)
     cache.shadows.fill(0)
-    cache.leaving.now.fill(0)
+    cache.changes.now.fill(0)
     cache.admitted.now.fill(0)
 
 
@@ -261,6 +202,27 @@ def remove(cache, file, first, last, leave_shadows):  # type: ignore[no-untyped-
             dropped += count
         page = begin + count
     return dropped
+
+
+@step
+def split(cache, file, page):  # type: ignore[no-untyped-def]
+    """Split the folio that holds ``page`` in halves, of which the one with that page is split on, to a single
+    page. The mark stays on the first page (behaviour of ``folio_split``, ``mm/huge_memory.c``, of 6.18).
+    """
+    if not is_cached(cache, file, page):
+        return
+    base = cache.base[file]
+    begin = np.int64(cache.start[base + np.uint64(page)])
+    order = np.int64(cache.order[base + np.uint64(page)])
+    while order > 0:
+        order -= 1
+        middle = begin + (np.int64(1) << order)
+        for i in range(middle, middle + (np.int64(1) << order)):
+            cache.start[base + np.uint64(i)] = middle
+        for i in range(begin, middle + (np.int64(1) << order)):
+            cache.order[base + np.uint64(i)] = order
+        if page >= middle:
+            begin = middle
 
 
 @step

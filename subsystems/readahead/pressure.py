@@ -1,4 +1,5 @@
-"""What a record says of memory while the replay goes on: which folios leave, and which could not be had.
+"""What a record says of memory while the replay goes on: which folios come and leave, and which could not be
+had.
 
 The replay knows no clock: it asks before each operation, and before each folio that it adds.
 """
@@ -8,16 +9,17 @@ from __future__ import annotations
 import numpy as np
 
 from hindsight.subsystems.readahead.compiled import step
-from hindsight.subsystems.readahead.pages import remove
+from hindsight.subsystems.readahead.pages import insert, is_cached, remove, split
+from hindsight.subsystems.readahead.recorded import ADDED, RECLAIMED, TRUNCATED
 
 
 @step
 def begin_operation(cache, op):  # type: ignore[no-untyped-def]
-    """What leaves until operation ``op`` begins has left."""
-    cache.leaving.now[1] = op
-    cache.leaving.now[2] = -1
-    leave(cache)
-    cache.leaving.now[2] = 0
+    """What changes until operation ``op`` begins has changed."""
+    cache.changes.now[1] = op
+    cache.changes.now[2] = -1
+    change(cache)
+    cache.changes.now[2] = 0
     admitted = cache.admitted
     row = np.uint64(admitted.now[0])
     while row < np.uint64(admitted.op.shape[0]) and admitted.op[row] < op:
@@ -29,7 +31,7 @@ def begin_operation(cache, op):  # type: ignore[no-untyped-def]
 def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
     """Whether the operation in progress could have a folio for this page of its file."""
     admitted = cache.admitted
-    op = np.uint64(cache.leaving.now[1])
+    op = np.uint64(cache.changes.now[1])
     if op >= np.uint64(admitted.limited.shape[0]) or admitted.limited[op] == 0:
         return True
     row = np.uint64(admitted.now[0])
@@ -42,16 +44,33 @@ def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
 
 
 @step
-def leave(cache):  # type: ignore[no-untyped-def]
-    """Remove what has left by now: by this operation, and by this number of folios that it has added."""
-    leaving = cache.leaving
-    row = np.uint64(leaving.now[0])
-    while row < np.uint64(leaving.op.shape[0]) and (
-        leaving.op[row] < leaving.now[1]
-        or (leaving.op[row] == leaving.now[1] and leaving.after[row] <= leaving.now[2])
+def change(cache):  # type: ignore[no-untyped-def]
+    """Do what has changed by now: by this operation, and by this number of folios that it has added."""
+    changes = cache.changes
+    row = np.uint64(changes.now[0])
+    while row < np.uint64(changes.op.shape[0]) and (
+        changes.op[row] < changes.now[1]
+        or (changes.op[row] == changes.now[1] and changes.after[row] <= changes.now[2])
     ):
-        first = leaving.index[row]
-        last = first + (np.int64(1) << leaving.order[row]) - 1
-        remove(cache, np.uint64(leaving.file[row]), first, last, leaving.reclaimed[row] != 0)
+        file = np.uint64(changes.file[row])
+        first = changes.index[row]
+        if changes.how[row] == ADDED:
+            insert(cache, file, first, changes.order[row], np.int64(0))
+        else:
+            if changes.how[row] == TRUNCATED and changes.split[row] >= 0:
+                _split(cache, file, first, changes.order[row], changes.split[row])
+            last = first + (np.int64(1) << changes.order[row]) - 1
+            remove(cache, file, first, last, changes.how[row] == RECLAIMED)
         row += np.uint64(1)
-    leaving.now[0] = np.int64(row)
+    changes.now[0] = np.int64(row)
+
+
+@step
+def _split(cache, file, first, order, page):  # type: ignore[no-untyped-def]
+    """Split the folio of which the 2**order pages from ``first`` on are a part, around ``page``."""
+    if not is_cached(cache, file, first):
+        return
+    at = cache.base[file] + np.uint64(first)
+    whole = np.int64(cache.order[at])
+    if whole > order and page >> whole == first >> whole:
+        split(cache, file, page)

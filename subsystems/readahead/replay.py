@@ -10,12 +10,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
+from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.fadvise import advise, not_needed
 from hindsight.subsystems.readahead.faults import fault, map_pages
 from hindsight.subsystems.readahead.interleaving import read_at_once
 from hindsight.subsystems.readahead.kernel import finish_read, read_batch, refused_batch
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT, drop_shadows, page_cache
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, drop_shadows, page_cache, pages_of
 from hindsight.subsystems.readahead.pressure import begin_operation
+from hindsight.subsystems.readahead.recorded import ADDED
 from hindsight.subsystems.readahead.releases import MOVES_IN_READ
 from hindsight.subsystems.readahead.ring import read_together
 from hindsight.subsystems.readahead.state import (
@@ -36,7 +38,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_ra, steps, log):  # type: ignore[no-untyped-def]
+def _run(cache, files, kind, stream, pos, size, count, ret, advice, together, device_ra, steps, log):  # type: ignore[no-untyped-def]
     """All operations in order."""
     # What the kernel dropped, not what it was asked to: pages under I/O stay.
     step_group, step_op, step_kind, step_page, step_limit = steps
@@ -44,11 +46,13 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
     in_group[step_op] = True
     step = np.int64(0)
     mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.uint64)
-    told = cache.leaving.op.shape[0] > 0 and (cache.leaving.reclaimed == 0).any()
+    told = (cache.changes.how != ADDED).any()
     for op in range(kind.shape[0]):
         log.n[2] = op
         file = np.uint64(files.file[np.uint64(stream[op])])
         begin_operation(cache, op)
+        if size[op] >= 0:
+            _resize(cache, file, size[op])
         s = np.int64(stream[op])
         if pos[op] < 0:
             continue
@@ -63,7 +67,7 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
                 )
             continue
         if kind[op] == d.READ:
-            size = cache.size[np.uint64(files.file[np.uint64(s)])]
+            file_end = cache.size[file]
             asked = count[op] if count[op] > ret[op] else ret[op]
             # A read whose return was not recorded is taken to have got all that it asked for.
             got = ret[op] if ret[op] > d.NO_RESULT else asked
@@ -72,7 +76,7 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
                 got = 0
             elif got <= 0:
                 continue
-            end = min(pos[op] + got, size)
+            end = min(pos[op] + got, file_end)
             last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
             if got > 0 and pos[op] < end:
                 index = pos[op] >> PAGE_SHIFT
@@ -84,7 +88,7 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
                         forget_previous(log, row, pos[op] >> PAGE_SHIFT)
                         reached = min(index << PAGE_SHIFT, end)
                         finish_read(cache, files, s, pos[op], reached - pos[op])
-            if impatient and end < min(pos[op] + asked, size):
+            if impatient and end < min(pos[op] + asked, file_end):
                 refused_batch(cache, files, s, end >> PAGE_SHIFT, last_index, log)
             finish_read(cache, files, s, pos[op], end - pos[op])
         elif kind[op] == d.RING_READ:
@@ -113,14 +117,22 @@ def _run(cache, files, kind, stream, pos, count, ret, advice, together, device_r
             advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
 
 
+@step
+def _resize(cache, file, size):  # type: ignore[no-untyped-def]
+    """The file has ``size`` bytes from now on; what was reclaimed beyond leaves no shadow any more."""
+    if size < cache.size[file]:
+        drop_shadows(cache, file, (size + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT, pages_of(cache, file) - 1)
+    cache.size[file] = size
+
+
 def _replay(demand: Mapping[str, Columns], insertions: int, corrections: Columns | None = None) -> Log:
     """The log of a whole replay, with room for that many insertions."""
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     room = 1024 + 2 * len(ops["ts"])
-    arguments = [ops[c] for c in ("kind", "stream", "pos", "count", "ret", "advice", "together")]
+    arguments = [ops[c] for c in ("kind", "stream", "pos", "size", "count", "ret", "advice", "together")]
     steps = tuple(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit"))
     while True:
-        memory = demand["leaving"], demand["admitted"]
+        memory = demand["changes"], demand["admitted"]
         cache = page_cache(files["size"], files["max_order"], *memory, _release(demand), corrections)
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)

@@ -21,6 +21,7 @@ from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.interleaving import groups
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.releases import LOOKED_UP_BEFORE, behaviours
+from hindsight.subsystems.readahead.sizes import changed
 from hindsight.subsystems.readahead.state import DECISION_TABLES
 
 REASONS = (
@@ -40,15 +41,16 @@ REASONS = (
     "read by sendfile, splice, copy_file_range or io_uring",
     "read through a mapping that is not known",
     "read by several threads at the same time, and not by read calls alone",
+    "written or truncated while traced, and its size at some read is not known",
 )
 """Index = the ``reason`` of a stream; where several apply, the lowest."""
 
 (
     ELIGIBLE, UNVERIFIED, MAPPED, WRITTEN, SHARED, AMBIGUOUS, UNKNOWN_SIZE, UNKNOWN_STATE, CACHED_BEFORE,
-    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNKNOWN_MAPPING, ENTANGLED,
+    RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNKNOWN_MAPPING, ENTANGLED, UNKNOWN_CHANGE,
 ) = range(len(REASONS))  # fmt: skip
 
-REPLAYED = frozenset({MAPPED, SHARED, TRANSFERRED, RECLAIMED})
+REPLAYED = frozenset({MAPPED, WRITTEN, SHARED, TRANSFERRED, RECLAIMED})
 """Reasons that keep a stream from what-if questions, not from the replay of what happened."""
 
 Flags = NDArray[np.bool_]
@@ -61,18 +63,21 @@ def reasons(
     history: History,
     files: Columns,
     devices: Columns,
+    sized: Flags,
     from_ns: NDArray[np.int64],
     to_ns: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], Flags]:
     """The reason of each stream (S,), and whether what happened can be replayed exactly all the same (S,).
 
-    ``from_ns`` and ``to_ns``: how long each was open.
+    ``sized`` (F,): the size of the file is known whenever it matters; ``from_ns`` and ``to_ns``: how long
+    each stream was open.
     """
     shared, entangled = _shared(history)
     by_file = {
         MAPPED: np.isin(history.used_files, history.faults.file),
         UNKNOWN_MAPPING: np.isin(history.used_files, history.mapped_files),
-        WRITTEN: _written(history),
+        WRITTEN: changed(history),
+        UNKNOWN_CHANGE: ~sized,
         SHARED: shared,
         ENTANGLED: entangled,
         UNKNOWN_SIZE: ~files["size_known"],
@@ -110,26 +115,15 @@ def _mark(history: History, places: NDArray[np.int64]) -> Flags:
     return flags[:-1]
 
 
-def _written(history: History) -> Flags:
-    writes = np.flatnonzero(
-        (history.is_write | (history.calls.code == sc.TRUNCATE)) & (history.calls.ret >= 0)
-    )
-    at = np.maximum(history.added.call, 0)
-    if len(history.is_write) == 0:
-        return np.zeros(len(history.used_files), np.bool_)
-    inside = (history.added.call >= 0) & history.is_write[at]
-    return _mark(history, history.file_of_calls(writes)) | _mark(
-        history, history.file_id[history.added.file[inside]]
-    )
-
-
 def _shared(history: History) -> tuple[Flags, Flags]:
     """Files on which several calls or faults were in progress at once; those where not all of them were
     reads that wait, or where one io_uring_enter(2) submitted several.
     """
     ret = history.calls.ret
     acts = (history.is_read & ((ret > 0) | (ret == sc.NO_RESULT))) | (history.is_advice & (ret == 0))
-    calls = np.flatnonzero(acts & (history.stream >= 0))
+    acts &= history.stream >= 0
+    calls = np.flatnonzero(acts | (history.changes_file & (ret >= 0)))
+    calls = calls[history.file_of_calls(calls) >= 0]
     known = np.flatnonzero(history.faulted.of >= 0)
     file = np.concatenate([history.file_of_calls(calls), history.file_id[history.faults.file[known]]])
     ts = np.concatenate([history.calls.ts[calls], history.faults.ts[known]])
@@ -299,7 +293,7 @@ def _other_means(history: History) -> Flags:
             history,
             outside(
                 history.added,
-                _moves_pages(history) | history.is_advice | history.is_write,
+                _moves_pages(history) | history.is_advice | history.changes_file,
                 history.in_fault(history.added),
             ),
         )

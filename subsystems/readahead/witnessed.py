@@ -31,6 +31,8 @@ class Told(NamedTuple):
     """(N,) byte where a call acts, -1 = not told."""
     asked: NDArray[np.int64]
     """(N,) bytes that it asks for, -1 = not told."""
+    size: NDArray[np.int64]
+    """(N,) bytes that its file had when it began, -1 = not told."""
     files: NDArray[np.int64]
     """(D, 3) major, minor and inode of the descriptions of which the kernel told, -1 of others."""
 
@@ -52,19 +54,21 @@ def merge(
     none = np.full(len(of), -1, np.int64)
     count = len(descriptions.from_ns)
     if not (row >= 0).any():
-        return Told(descriptions, of, none, none, np.full((count, 3), -1, np.int64))
+        return Told(descriptions, of, none, none, none, np.full((count, 3), -1, np.int64))
     table = tables["file_reads"]
     at = np.maximum(row, 0)
     ordinal = np.where(row >= 0, integers(table["ordinal"])[at], identity.NOT_KNOWN)
     files = identity.open_files(tables)
     # (An open file of which the description was lost is not known.)
     told = np.flatnonzero((ordinal != identity.NOT_KNOWN) & np.isin(ordinal, files["ordinal"]))
-    pos, asked = none.copy(), none.copy()
+    pos, asked, size = none.copy(), none.copy(), none.copy()
     pos[told] = integers(table["pos"])[at[told]]
     asked[told] = integers(table["count"])[at[told]]
+    if "i_size" in table:
+        size[told] = integers(table["i_size"], -1)[at[told]]
 
     if len(told) == 0:
-        return Told(descriptions, of, pos, asked, np.full((count, 3), -1, np.int64))
+        return Told(descriptions, of, pos, asked, size, np.full((count, 3), -1, np.int64))
     place = np.searchsorted(files["ordinal"], ordinal[told])
     kept = _same(of[told], count, place, len(files["ordinal"]))
     fresh = np.flatnonzero(np.bincount(place, minlength=len(kept)).astype(np.bool_) & (kept < 0))
@@ -93,7 +97,7 @@ def merge(
     of_file = np.full((count + len(fresh), 3), -1, np.int64)
     known = number >= 0
     of_file[number[known]] = np.stack([files[c][known] for c in identity.FILE], axis=1)
-    return Told(joined, result, pos, np.where(asked == _NO_COUNT, -1, asked), of_file)
+    return Told(joined, result, pos, np.where(asked == _NO_COUNT, -1, asked), size, of_file)
 
 
 def _same(

@@ -284,7 +284,7 @@ def test_only_what_fadvise_dropped_is_gone(story):
     for page in (50, 70):
         s.pread(1, 3, 9, page * PAGE, add=False)
     found = d.build(s.tables())
-    assert [found["leaving"][c].tolist() for c in ("index", "order", "reclaimed")] == [[50], [0], [0]]
+    assert [found["changes"][c].tolist() for c in ("index", "order", "how")] == [[50], [0], [0]]
     rows = replay.run(found)
     sync = rows["event"] == "page_cache_sync_ra"
     assert rows["index"][sync].tolist() == [50, 70, 50]

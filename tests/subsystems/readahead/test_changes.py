@@ -54,7 +54,7 @@ class Reading:
 
 
 def rows_of(found, *columns):
-    return list(zip(*(found["leaving"][c].tolist() for c in columns), strict=True))
+    return list(zip(*(found["changes"][c].tolist() for c in columns), strict=True))
 
 
 def missed(found):
@@ -64,7 +64,7 @@ def missed(found):
 
 def in_the_end(found):
     """A cache to which all that is added comes at once, and from which all that leaves does."""
-    cache = pages.page_cache(found["files"]["size"], found["files"]["max_order"], found["leaving"])
+    cache = pages.page_cache(found["files"]["size"], found["files"]["max_order"], found["changes"])
     for file, index, order in zip(*replay.insertions(found).values(), strict=True):
         pages.insert(cache, np.uint64(file), int(index), int(order), 0)
     pressure.begin_operation(cache, len(found["ops"]["ts"]))
@@ -76,7 +76,7 @@ def test_a_reclaimed_folio_is_missed_and_leaves_a_shadow(s):
     leave(s, 50)
     s.pread(1, 3, 9, 50 * PAGE)
     found = d.build(s.tables())
-    assert rows_of(found, "op", "after", "index", "order", "reclaimed") == [(2, -1, 50, 0, 1)]
+    assert rows_of(found, "op", "after", "index", "order", "how") == [(2, -1, 50, 0, 1)]
     assert missed(found) == [50, 50]
     cache = in_the_end(found)
     assert cache.start[50] == pages.ABSENT and cache.shadow[50] == 1 and cache.shadows[0] == 1
@@ -94,7 +94,7 @@ def test_a_dropped_folio_is_missed_and_leaves_no_shadow(s):
     dontneed(s, 50)
     s.pread(1, 3, 9, 50 * PAGE)
     found = d.build(s.tables())
-    assert rows_of(found, "op", "after", "index", "reclaimed") == [(2, -1, 50, 0)]
+    assert rows_of(found, "op", "after", "index", "how") == [(2, -1, 50, 0)]
     assert missed(found) == [50, 50]
     cache = in_the_end(found)
     assert cache.start[50] == pages.ABSENT and cache.shadow[50] == 0 and cache.shadows[0] == 0
@@ -104,7 +104,7 @@ def test_a_large_folio_leaves_as_a_whole():
     cache = pages.page_cache(
         np.array([1 << 20], np.int64),
         np.array([9], np.uint8),
-        {"op": [1], "after": [-1], "file": [0], "index": [8], "order": [2], "reclaimed": [1]},
+        {"op": [1], "after": [-1], "file": [0], "index": [8], "order": [2], "how": [1]},
     )
     for page in (4, 8, 12):
         pages.insert(cache, np.uint64(0), page, 2, 0)
@@ -126,7 +126,7 @@ def test_what_left_during_a_read_is_placed_by_what_was_added(s, after):
             add(s, 50 + i)
     s.pread(1, 3, 9, 50 * PAGE)
     found = d.build(s.tables())
-    assert rows_of(found, "op", "after", "index", "reclaimed") == [(2, after, 52, 1)]
+    assert rows_of(found, "op", "after", "index", "how") == [(2, after, 52, 1)]
     assert replay.insertions(found)["index"].tolist() == [52, 50, 51, 52]
 
 
@@ -134,7 +134,7 @@ def test_a_folio_stays_until_as_many_are_added():
     """Page 0 leaves after two others were added: it is still in the way of the second, but not of the
     third.
     """
-    leaving = {"op": [0], "after": [2], "file": [0], "index": [0], "order": [0], "reclaimed": [1]}
+    leaving = {"op": [0], "after": [2], "file": [0], "index": [0], "order": [0], "how": [1]}
     cache = pages.page_cache(np.array([1 << 20], np.int64), np.zeros(1, np.uint8), leaving)
     files = open_files(np.zeros(1, np.uint32), np.array([32], np.uint32), np.array([320], np.uint32))
     files.random[0] = 1
@@ -217,7 +217,7 @@ def test_rows_come_in_the_order_of_the_replay(s):
         leave(s, 80)
         add(s, 201)
     found = d.build(s.tables())
-    assert rows_of(found, "op", "after", "index", "reclaimed") == [
+    assert rows_of(found, "op", "after", "index", "how") == [
         (6, -1, 50, 0), (6, 0, 60, 1), (7, 0, 70, 1), (7, 1, 90, 1), (7, 1, 80, 1),
     ]  # fmt: skip
 
