@@ -92,8 +92,16 @@ class Interpreter:
             os._exit(0)
 
 
+_FLAGS = {
+    "r": os.O_RDONLY,
+    "w": os.O_RDWR,
+    "a": os.O_RDWR | os.O_APPEND,
+    "t": os.O_RDWR | os.O_TRUNC,
+}
+
+
 def _open(t: Interpreter, slot: int, file: str, mode: str) -> int:
-    t.descriptors[slot] = os.open(os.path.join(t.directory, file), os.O_RDWR if mode == "w" else os.O_RDONLY)
+    t.descriptors[slot] = os.open(os.path.join(t.directory, file), _FLAGS[mode])
     return 0
 
 

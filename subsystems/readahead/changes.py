@@ -22,6 +22,7 @@ from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.operations import of_calls
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.recorded import ADDED, DROPPED, RECLAIMED, TRUNCATED
+from hindsight.subsystems.readahead.warm import cached_before
 
 BEFORE = -1
 """``after`` of what changed before its operation did anything."""
@@ -51,12 +52,33 @@ def changes(history: History, ops: Columns, calls: NDArray[np.int64], streams: N
     op, after = (np.full(len(added.ts), -1, np.int64) for _ in range(2))
     op[written], after[written] = _during(history, added, written, ops, op_file)
     parts.append(_columns(history, added, op, after, np.full(len(op), ADDED), np.full(len(op), NO_SPLIT)))
+    parts.append(_cached_before(history, op_file))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.lexsort((joined["index"], joined["ts"], joined["after"], joined["op"]))
     return {
         name: column[order].astype(np.uint8 if name == "how" else np.int64)
         for name, column in joined.items()
         if name != "ts"
+    }
+
+
+def _cached_before(history: History, op_file: NDArray[np.int64]) -> Columns:
+    """What was cached before the recording comes before the first operation on its file."""
+    warm = cached_before(history)
+    first = np.full(len(history.used_files), -1, np.int64)
+    first[op_file[::-1]] = np.arange(len(op_file))[::-1]
+    op = first[warm.file]
+    kept = np.flatnonzero(op >= 0)
+    count = len(kept)
+    return {
+        "op": op[kept],
+        "after": np.full(count, BEFORE),
+        "file": warm.file[kept],
+        "index": warm.index[kept],
+        "order": warm.order[kept],
+        "how": np.full(count, ADDED),
+        "split": np.full(count, NO_SPLIT),
+        "ts": np.full(count, -1),
     }
 
 

@@ -71,22 +71,26 @@ class Corrections(NamedTuple):
 
 def changes_of(columns: Columns | None) -> Changes:
     """As the compiled code wants them; without ``columns`` nothing changes on its own."""
-    names = ("op", "after", "file", "index", "order")
     return Changes(
-        *(_column(columns, name) for name in names),
-        _column(columns, "how", np.uint8),
-        _column(columns, "split"),
-        np.zeros(3, np.int64),
+        op=_column(columns, "op"),
+        after=_column(columns, "after"),
+        file=_column(columns, "file"),
+        index=_column(columns, "index"),
+        order=_column(columns, "order"),
+        how=_column(columns, "how", np.uint8),
+        split=_column(columns, "split"),
+        now=np.zeros(3, np.int64),
     )
 
 
 def admitted_of(columns: Columns | None) -> Admitted:
     """As the compiled code wants them; without ``columns`` there is room for all."""
-    names = ("op", "index", "order")
     return Admitted(
-        *(_column(columns, name) for name in names),
-        _column(columns, "limited", np.uint8),
-        np.zeros(2, np.int64),
+        op=_column(columns, "op"),
+        index=_column(columns, "index"),
+        order=_column(columns, "order"),
+        limited=_column(columns, "limited", np.uint8),
+        now=np.zeros(2, np.int64),
     )
 
 

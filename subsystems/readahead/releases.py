@@ -11,21 +11,18 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-ON_DEMAND, EXECUTABLE_WINDOW, LOOKED_UP_BEFORE, EXT4_LARGE_FOLIOS, MOVES_IN_READ, SMALL_BATCHES = range(6)
+ON_DEMAND, EXECUTABLE_WINDOW, EXT4_LARGE_FOLIOS, MOVES_IN_READ, SMALL_BATCHES = range(5)
 """``ON_DEMAND`` (before 6.11): one function decides for misses and marks alike; a window whose own mark is
 where the read is takes the next one in at once (``ondemand_readahead``, ``mm/readahead.c``).
 ``EXECUTABLE_WINDOW`` (from 6.16): faults on executable mappings read on from the page, to the end of the
-mapping. ``LOOKED_UP_BEFORE`` (before 6.11, which brought ``mm_filemap_get_pages``): a probe stands for that
-tracepoint, and fires before the pages are looked for, and again after they were read. ``EXT4_LARGE_FOLIOS``
-(from 6.16): ext4 keeps files in folios of several pages. ``MOVES_IN_READ`` and ``SMALL_BATCHES``
-(of 6.1, not of 6.18; where they changed was not looked up): the previous position moves with every batch of a
-read, not at its end; a batch has 15 folios at most, not 31.
+mapping. ``EXT4_LARGE_FOLIOS`` (from 6.16): ext4 keeps files in folios of several pages. ``MOVES_IN_READ`` and
+``SMALL_BATCHES`` (of 6.1, not of 6.18; where they changed was not looked up): the previous position moves
+with every batch of a read, not at its end; a batch has 15 folios at most, not 31.
 """
 
 _CHANGES = {
     ON_DEMAND: (False, (6, 11)),
     EXECUTABLE_WINDOW: (True, (6, 16)),
-    LOOKED_UP_BEFORE: (False, (6, 11)),
     EXT4_LARGE_FOLIOS: (True, (6, 16)),
     MOVES_IN_READ: (False, (6, 11)),
     SMALL_BATCHES: (False, (6, 11)),

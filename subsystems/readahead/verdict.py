@@ -20,9 +20,9 @@ from hindsight.subsystems.readahead.events import PAGE_TABLES, TASK_TABLES, colu
 from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.interleaving import groups
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
-from hindsight.subsystems.readahead.releases import LOOKED_UP_BEFORE, behaviours
 from hindsight.subsystems.readahead.sizes import changed
 from hindsight.subsystems.readahead.state import DECISION_TABLES
+from hindsight.subsystems.readahead.warm import cached_before
 
 REASONS = (
     "",
@@ -50,7 +50,7 @@ REASONS = (
     RECLAIMED, LOST, OTHER_MEANS, UNKNOWN_DEVICE, TRANSFERRED, UNKNOWN_MAPPING, ENTANGLED, UNKNOWN_CHANGE,
 ) = range(len(REASONS))  # fmt: skip
 
-REPLAYED = frozenset({MAPPED, WRITTEN, SHARED, TRANSFERRED, RECLAIMED})
+REPLAYED = frozenset({MAPPED, WRITTEN, CACHED_BEFORE, SHARED, TRANSFERRED, RECLAIMED})
 """Reasons that keep a stream from what-if questions, not from the replay of what happened."""
 
 Flags = NDArray[np.bool_]
@@ -173,51 +173,8 @@ def _may_be_shared(history: History) -> Flags:
 
 def _cached_before(history: History) -> Flags:
     """Files of which a read met pages that nobody was seen to put into the cache."""
-    tables = (
-        (history.added, _ADDED, None), (history.deleted, _DELETED, None), (history.met, _MET, _found(history))
-    )  # fmt: skip
-    parts: list[tuple[NDArray[np.int64], ...]] = []
-    for rows, kind, which in tables:
-        place = history.file_id[rows.file]
-        use = (place >= 0) if which is None else (place >= 0) & which
-        parts.append(
-            (np.full(int(use.sum()), kind), rows.ts[use], place[use], rows.index[use], rows.order[use])
-        )
-    kinds, ts, file, index, order = (np.concatenate([p[i] for p in parts]) for i in range(5))
-    base = np.zeros(len(history.used_files) + 1, np.int64)
-    np.maximum.at(base, file + 1, index + (np.int64(1) << order))
-    by_time = np.lexsort((kinds, ts))
-    return _met_before_added(  # type: ignore[no-any-return]
-        kinds[by_time], file[by_time], index[by_time], order[by_time], np.cumsum(base)
-    )
-
-
-def _found(history: History) -> Flags:
-    """Which rows of look-ups tell that the page was there: where they come before the look, one that the same
-    call repeats does not.
-    """
-    met = history.met
-    found = np.ones(len(met.ts), np.bool_)
-    if behaviours(history.release)[LOOKED_UP_BEFORE]:
-        order = np.lexsort((met.ts, met.task))
-        same = (met.call[order][1:] == met.call[order][:-1]) & (met.index[order][1:] == met.index[order][:-1])
-        found[order[:-1][same]] = False
-    return found
-
-
-@njit(cache=True, nogil=True)
-def _met_before_added(kind, file, index, order, base):  # type: ignore[no-untyped-def]
-    present = np.zeros(base[-1], np.bool_)
-    result = np.zeros(base.shape[0] - 1, np.bool_)
-    for i in range(kind.shape[0]):
-        at = base[file[i]] + index[i]
-        if kind[i] == _MET:
-            if not present[at]:
-                result[file[i]] = True
-        else:
-            for page in range(at, at + (np.int64(1) << order[i])):
-                present[page] = kind[i] == _ADDED
-    return result
+    warm = cached_before(history)
+    return _mark(history, warm.file[warm.read])
 
 
 def _reclaimed(history: History, files: Columns, devices: Columns) -> Flags:

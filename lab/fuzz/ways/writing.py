@@ -34,6 +34,34 @@ def _with(s: Sketch, change: str) -> list[Op]:
     return ops
 
 
+def replace(s: Sketch) -> list[Op]:
+    """Opened with O_TRUNC and written anew, from the start, between reads through another descriptor."""
+    ops: list[Op] = []
+    reader = s.open(ops, FILE)
+    ops += _reads(s, reader)
+    for _ in range(s.steps(1, 3)):
+        writer, at = s.open(ops, FILE, "t"), 0
+        for _ in range(s.steps(1, 12)):
+            size = s.length(600000)
+            ops.append(["write", writer, at, size])
+            at += size
+        ops += _reads(s, s.rng.choice((reader, writer)))
+        ops.append(["close", writer])
+    return ops
+
+
+def log(s: Sketch) -> list[Op]:
+    """Written at its end through O_APPEND, and read there."""
+    ops: list[Op] = []
+    reader, writer = s.open(ops, FILE), s.open(ops, FILE, "a")
+    for _ in range(s.steps(1, 5)):
+        for _ in range(s.steps(1, 5)):
+            ops.append(["write", writer, 0, s.length(100000)])
+        for _ in range(s.steps(1, 8)):
+            ops.append(["pread", reader, s.length(200000), SIZE + s.offset(1 << 20) - (1 << 19)])
+    return ops
+
+
 def truncate(s: Sketch) -> list[Op]:
     """ftruncate() to less and to more between reads."""
     return _with(s, "truncate")
@@ -53,4 +81,6 @@ WAYS = {
     "truncate": Way(truncate, 2),
     "rewrite": Way(rewrite, 2),
     "append": Way(append, 2),
+    "replace": Way(replace, 2),
+    "log": Way(log, 2),
 }

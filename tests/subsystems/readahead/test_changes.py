@@ -1,4 +1,4 @@
-"""When pages left the cache on their own, between which steps of the replay."""
+"""What changed in the page cache other than by readahead, between which steps of the replay."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,12 @@ import pytest
 from hindsight.subsystems.readahead import demand as d
 from hindsight.subsystems.readahead import pages, pressure, replay
 from hindsight.subsystems.readahead.kernel import read_batch
+from hindsight.subsystems.readahead.recorded import ADDED, RECLAIMED, TRUNCATED
 from hindsight.subsystems.readahead.state import new_log, open_files
 
 PAGE = 4096
 KSWAPD, PROGRAM = 77, 1
+WRITABLE = 2
 
 
 @pytest.fixture
@@ -192,7 +194,11 @@ def test_what_left_before_the_first_operation_on_its_file(s):
     s.pread(1, 3, 9, 50 * PAGE)
     s.open(1, 4)
     s.pread(1, 4, 10, 70 * PAGE)
-    assert rows_of(d.build(s.tables()), "op", "after", "file", "index") == [(2, -1, 1, 50)]
+    found = d.build(s.tables())
+    assert rows_of(found, "op", "after", "file", "index", "how") == [
+        (2, -1, 1, 50, ADDED),  # (it was there before the recording)
+        (2, -1, 1, 50, RECLAIMED),
+    ]
 
 
 def test_files_that_nobody_reads_do_not_matter(s):
@@ -319,3 +325,71 @@ def test_what_leaves_during_the_longer_of_two_reads(story):
     s.page("mm_filemap_get_pages", 1, 9, 50, last_index=57)
     s.end(1, "pread64", 8 * PAGE)
     assert rows_of(d.build(s.tables()), "op", "after", "index") == [(2, 2, 500)]
+
+
+def test_what_a_write_adds_is_cached(s):
+    s.open(1, 4, WRITABLE)
+    s.pread(1, 3, 9, 50 * PAGE)
+    s.begin(1, "pwrite64", fd=4, count=4 * PAGE, pos=60 * PAGE)
+    add(s, 60, order=2)
+    s.end(1, "pwrite64", 4 * PAGE)
+    s.pread(1, 3, 9, 62 * PAGE, add=False)
+    found = d.build(s.tables())
+    assert rows_of(found, "op", "after", "index", "order", "how") == [(2, -1, 60, 2, ADDED)]
+    assert missed(found) == [50]
+
+
+def test_what_a_write_adds_is_not_there_before(s):
+    s.open(1, 4, WRITABLE)
+    s.pread(1, 3, 9, 60 * PAGE)
+    leave(s, 60)
+    s.pread(1, 3, 9, 60 * PAGE, add=False)  # (the row of its addition is told by the write)
+    s.begin(1, "pwrite64", fd=4, count=PAGE, pos=70 * PAGE)
+    add(s, 70)
+    s.end(1, "pwrite64", PAGE)
+    s.pread(1, 3, 9, 70 * PAGE, add=False)
+    assert missed(d.build(s.tables())) == [60, 60]
+
+
+def test_a_truncated_folio_leaves_no_shadow_and_what_is_kept_of_it_is_in_pieces(s):
+    """Eight pages from 48 on, of which the file keeps those before byte 100 of page 53."""
+    s.pread(1, 3, 9, 10 * PAGE)
+    s.begin(1, "pwrite64", fd=3, count=8 * PAGE, pos=48 * PAGE)
+    add(s, 48, order=3)
+    s.end(1, "pwrite64", 8 * PAGE)
+    s.begin(1, "ftruncate", fd=3, length=53 * PAGE + 100)
+    leave(s, 54, PROGRAM, order=1)
+    s.end(1, "ftruncate", 0)
+    s.pread(1, 3, 9, 50 * PAGE, add=False)
+    found = d.build(s.tables())
+    assert rows_of(found, "index", "how", "split") == [(48, ADDED, -1), (54, TRUNCATED, 53)]
+    cache = in_the_end(found)
+    assert cache.start[48:57].tolist() == [48, 48, 48, 48, 52, 53, *[pages.ABSENT] * 3]
+    assert cache.order[48:54].tolist() == [2, 2, 2, 2, 0, 0]
+    assert not cache.shadow.any() and cache.shadows[0] == 0
+
+
+def test_an_open_that_truncates_drops_all(s):
+    s.pread(1, 3, 9, 10 * PAGE)
+    s.begin(1, "openat", dfd=-100, flags=WRITABLE | 0o1000)
+    leave(s, 10, PROGRAM)
+    s.end(1, "openat", 4)
+    s.begin(1, "pwrite64", fd=4, count=PAGE, pos=0)
+    add(s, 0)
+    s.end(1, "pwrite64", PAGE)
+    s.pread(1, 3, 9, 0, count=100, add=False)
+    found = d.build(s.tables())
+    assert rows_of(found, "index", "how") == [(10, TRUNCATED), (0, ADDED)]
+    assert missed(found) == [10]
+
+
+@pytest.mark.parametrize("page", range(16))
+def test_a_split_halves_the_folio_down_to_a_page(page):
+    cache = pages.page_cache(np.array([1 << 20], np.int64), np.array([9], np.uint8))
+    pages.insert(cache, np.uint64(0), 16, 4, 1)
+    pages.split(cache, np.uint64(0), 16 + page)
+    folios = sorted({(int(cache.start[i]), int(cache.order[i])) for i in range(16, 32)})
+    assert [begin for begin, _ in folios] == [16, *[b + (1 << o) for b, o in folios][:-1]]
+    assert all(begin % (1 << order) == 0 for begin, order in folios)
+    assert sorted(order for _, order in folios) == [0, 0, 1, 2, 3] and (16 + page, 0) in folios
+    assert np.flatnonzero(cache.mark).tolist() == [16]

@@ -161,8 +161,11 @@ def test_decisions_of_page_faults_belong_to_the_mapping(story):
 def test_streams_without_verdict_are_counted_apart(story):
     s = story().size(9, 4096 * 10)
     s.open(1, 3)
+    s.open(1, 4, 0o2002)  # O_APPEND: how large the file is then is not known
     s.read(1, 3, 9, 0)
-    s.call(1, "write", 10, fd=3, count=10)
+    s.begin(1, "write", fd=4, count=10)
+    s.page("mm_filemap_add_to_page_cache", 1, 9, 9, order=0)
+    s.end(1, "write", 10)
     s.begin(1, "pread64", fd=3, count=4096, pos=8 * 4096)
     decision(s, 1, 9, 8)
     s.touch(1, 9, 8 * 4096, 4096, 4096)
