@@ -34,13 +34,16 @@ fuzz: $(STAMP)  ## more than three million damaged inputs for the parsers of cap
 test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; a minute and a half)
 	@python -m pytest tests/kernel
 
-# Under a memory limit, and of several tasks, not every decision is in the record: there the share counts.
+# Under a memory limit, of several tasks, and of a cache that was warm, not every decision is in the record: there the share counts.
 fuzz-readahead: $(STAMP) bpf  ## the replay against the kernel on random programs at 64, 128 and 8192 KB (root; half an hour)
 	@for kb in 64 128 8192; do hindsight lab fuzz-readahead --seed $${SEED:-1} --seeds $${SEEDS:-200} --tasks 1 \
-	  --read-ahead-kb $$kb --ways buffered,descriptors,advice,sendfile,splice,copy,ring,processors,mapping || exit 1; done
+	  --read-ahead-kb $$kb --ways buffered,descriptors,advice,sendfile,splice,copy,ring,processors,mapping || exit 1; \
+	  hindsight lab fuzz-readahead --seed $${SEED:-1} --seeds $${SEEDS:-100} --tasks 1 --read-ahead-kb $$kb \
+	  --ways writing || exit 1; done
 	@-for kb in 64 128 8192; do hindsight lab fuzz-readahead --seed $${SEED:-1} --seeds $${SEEDS:-70} --tasks 1 \
 	  --read-ahead-kb $$kb --ways buffered,descriptors,advice --evict; done
 	@-hindsight lab fuzz-readahead --seed $${SEED:-1} --seeds $${SEEDS:-200} --ways sharing
+	@-hindsight lab fuzz-readahead --seed $${SEED:-1} --seeds $${SEEDS:-100} --tasks 1 --ways warm
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: apt-get install python3 python3-venv" >&2; exit 3; }

@@ -4,12 +4,12 @@ What decides then is who finds a page missing, who adds it, and who meets the ma
 folio was added and when each batch of each read was over; the replay takes the reads' steps in that order.
 The steps themselves are its own: what is decided, and what is added, comes from the demand and the cache.
 When a task looked, and when the position of a read was noted, no row tells; it is taken from how long these
-take. What two tasks did to each other within a microsecond, no trace shows.
+take in the same capture (:func:`pace`). What two tasks did to each other within a microsecond, no trace shows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -30,10 +30,9 @@ from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 LOOKED, ADDED, BATCH, END = range(4)
 """Steps: pages were looked for, a folio was added, a batch was over, the call returned."""
 BEGUN_NS, BEFORE_NS, NOTED_NS = 1400, 2600, 600
-"""When a read looked, which no row tells: so long after its call began, or before the row of the first folio
-that a later batch added; and how long before the return of the call its position was noted. As the rows of
-decisions have it on the machine where this was written, with all tracepoints of the readahead profile.
-"""
+"""The longest of each pace, of a machine that is slow and records all of the readahead profile."""
+_FEW = 5
+"""Of fewer reads nothing is said."""
 _LOOK, _LOOK_AGAIN, _MARK, _DONE = range(4)
 _FAR = np.int64(1 << 62)
 
@@ -65,6 +64,44 @@ def _sweep(file, ts, end):  # type: ignore[no-untyped-def]
     return group
 
 
+class Pace(NamedTuple):
+    """How long after its call began a read looked, how long before it added the first folio of a later batch,
+    and how long before its call returned it noted its position; ns.
+    """
+
+    begun: int
+    before: int
+    noted: int
+
+
+def pace(history: History) -> Pace:
+    """What no row tells, from reads whose rows come right before or after it: one that found its pages has a
+    row as soon as it looked; the least that passes after a row is what the return takes.
+    """
+    calls = history.calls
+    far = np.iinfo(np.int64).max
+    met, added = (np.full(len(calls.ts), far) for _ in range(2))
+    last = np.zeros(len(calls.ts), np.int64)
+    for rows, first in ((history.met, met), (history.added, added)):
+        inside = rows.call >= 0
+        np.minimum.at(first, rows.call[inside], rows.ts[inside])
+        np.maximum.at(last, rows.call[inside], rows.ts[inside])
+    reads = history.is_read & (calls.ret > 0)
+    found, missed = reads & (met < added), reads & (added < met)
+    begun = _typical((met - calls.ts)[found], 50, BEGUN_NS)
+    return Pace(
+        begun,
+        _typical((added - calls.ts)[missed] - begun, 50, BEFORE_NS),
+        _typical((calls.end - last)[reads & (last > 0)], 0, NOTED_NS),
+    )
+
+
+def _typical(values: NDArray[np.int64], percent: int, most: int) -> int:
+    if len(values) < _FEW:
+        return most
+    return int(np.clip(np.sort(values)[len(values) * percent // 100], 0, most))
+
+
 def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64]) -> Columns:
     """The steps of reads at the same time, sorted by (group, time): ``group`` (the first operation of it),
     ``op``, ``kind``, ``page``, and ``limit``: the page where the next batch of the same read began.
@@ -85,12 +122,13 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     np.minimum.at(first, number, acts)
     group[acts] = np.where(mixed[number], -1, first[number])
 
+    paced = pace(history)
     op_of = d.of_calls(calls, len(history.calls.ts))
     members = np.flatnonzero(group >= 0)
     none = np.zeros(len(members), np.int64)
     parts = [
         (ops["ts"][members], members, none + BATCH, none - 1),
-        (ops["end"][members] - NOTED_NS, members, none + END, none + _FAR),
+        (ops["end"][members] - paced.noted, members, none + END, none + _FAR),
     ]
     for rows, what in ((history.added, ADDED), (history.met, BATCH)):
         op = op_of[rows.call]
@@ -101,8 +139,8 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     order = np.lexsort((page, kind, ts, op))
     ts, op, kind, page = ts[order], op[order], kind[order], page[order]
     added = 1 + np.flatnonzero((kind[1:] == ADDED) & (kind[:-1] == BATCH))
-    before = ts[added] - BEFORE_NS
-    begun = ts[added - 1] + BEGUN_NS
+    before = ts[added] - paced.before
+    begun = ts[added - 1] + paced.begun
     looked = np.where(page[added - 1] < 0, np.minimum(begun, ts[added]), np.maximum(before, ts[added - 1]))
     ts = np.concatenate([ts, looked])
     op, page = (np.concatenate([column, column[added]]) for column in (op, page))

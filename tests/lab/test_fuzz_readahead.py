@@ -120,6 +120,29 @@ def test_a_transfer_is_not_judged_without_the_kernels_word(bench: Bench) -> None
     }
 
 
+@pytest.mark.parametrize("way", sorted(ways.FAMILIES["writing"]))
+def test_files_that_change_are_replayed_exactly(bench: Bench, way: str) -> None:
+    drawn = replace(grammar.draw(9300, wishes(way)), filesystem="ext4", read_ahead_kb=128)
+    try:
+        outcome = trial.try_plan(drawn, bench)
+    except NotPermittedError as error:
+        pytest.skip(error.message)
+    assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
+    assert not outcome.without_verdict
+
+
+def test_a_read_after_cached_pages_opens_the_window_that_the_kernel_opened(bench: Bench) -> None:
+    """Eight pages are cached before the recording; they are read, and later the next one."""
+    operations: list[plan.Op] = [["open", 1, "big", "r"]]
+    operations += [
+        ["pread", 1, n * 4096, page * 4096] for page, n in ((200, 1), (100, 8), (150, 1), (108, 1))
+    ]
+    one = plan.Plan(1, [], "ext4", 128, [operations], warm=[["big", 100 * 4096 + 1, 8 * 4096 - 1]])
+    outcome = trial.try_plan(one, bench)
+    assert outcome.first_divergence is None
+    assert outcome.verdict == trial.EXACT
+
+
 @pytest.mark.parametrize("way", sorted(ways.FAMILIES["mapping"]))
 def test_faults_are_replayed_exactly(bench: Bench, way: str) -> None:
     drawn = replace(grammar.draw(9200, wishes(way)), filesystem="ext4", read_ahead_kb=128)

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from hindsight.subsystems.readahead import demand as d
 from hindsight.subsystems.readahead import interleaving, replay, verdict
+from hindsight.subsystems.readahead.demand import TABLES
+from hindsight.subsystems.readahead.history import History
 
 PAGE = 4096
 span = st.tuples(st.integers(0, 3), st.integers(0, 50), st.integers(1, 12))
@@ -83,3 +85,35 @@ def test_an_advice_in_the_middle_of_a_read_is_not_replayed(story):
     found = d.build(s.tables())
     assert not found["streams"]["replayable"].any()
     assert len(found["steps"]["op"]) == 0
+
+
+def test_the_pace_comes_from_rows_before_and_after_what_no_row_tells(story):
+    s = story().size(9, 1000 * 4096)
+    s.open(1, 3)
+    for n in range(8):
+        # A miss: 300 ns to the folio, 500 more to the batch, and 40 + n to the return.
+        s.begin(1, "pread64", fd=3, count=4096, pos=n * 40960)
+        s.now += 300
+        s.page("mm_filemap_add_to_page_cache", 1, 9, n * 10, order=0)
+        s.now += 500
+        s.page("mm_filemap_get_pages", 1, 9, n * 10, last_index=n * 10)
+        s.now += 30 + n
+        s.end(1, "pread64", 4096)
+        # The same page again: 120 ns to the batch.
+        s.begin(1, "pread64", fd=3, count=4096, pos=n * 40960)
+        s.now += 120
+        s.page("mm_filemap_get_pages", 1, 9, n * 10, last_index=n * 10)
+        s.now += 50
+        s.end(1, "pread64", 4096)
+    tables = s.tables()
+    paced = interleaving.pace(History({name: tables[name] for name in TABLES if name in tables}))
+    assert paced == (120, 180, 40)
+
+
+def test_without_reads_the_pace_is_that_of_a_slow_machine(story):
+    s = story().size(9, 1000 * 4096)
+    s.open(1, 3)
+    s.pread(1, 3, 9, 0)
+    tables = s.tables()
+    paced = interleaving.pace(History({name: tables[name] for name in TABLES if name in tables}))
+    assert paced == (interleaving.BEGUN_NS, interleaving.BEFORE_NS, interleaving.NOTED_NS)
