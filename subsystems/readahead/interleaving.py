@@ -4,7 +4,8 @@ What decides then is who finds a page missing, who adds it, and who meets the ma
 folio was added and when each batch of each read was over; the replay takes the reads' steps in that order.
 The steps themselves are its own: what is decided, and what is added, comes from the demand and the cache.
 When a task looked, and when the position of a read was noted, no row tells; it is taken from how long these
-take in the same capture (:func:`pace`). What two tasks did to each other within a microsecond, no trace shows.
+take in the same capture (:func:`pace`). What two tasks did to each other within a microsecond, no trace
+shows.
 """
 
 from __future__ import annotations
