@@ -26,12 +26,16 @@ from hindsight.subsystems.readahead.kernel import (
     finish_read,
     look_up,
 )
-from hindsight.subsystems.readahead.pages import PAGE_SHIFT
+from hindsight.subsystems.readahead.pages import PAGE_SHIFT, is_cached
 
-LOOKED, ADDED, BATCH, END = range(4)
-"""Steps: pages were looked for, a folio was added, a batch was over, the call returned."""
+LOOKED, FOUND, ADDED, BATCH, END = range(5)
+"""Steps: pages were looked for, and none or some of them found, a folio was added, a batch was over, the call
+returned.
+"""
 BEGUN_NS, BEFORE_NS, NOTED_NS = 1400, 2600, 600
 """The longest of each pace, of a machine that is slow and records all of the readahead profile."""
+LOOKING_PERCENT = 40
+"""A read that misses has looked by then, of the time that it takes to its first folio."""
 _FEW = 5
 """Of fewer reads nothing is said."""
 _LOOK, _LOOK_AGAIN, _MARK, _DONE = range(4)
@@ -89,10 +93,9 @@ def pace(history: History) -> Pace:
         np.maximum.at(last, rows.call[inside], rows.ts[inside])
     reads = history.is_read & (calls.ret > 0)
     found, missed = reads & (met < added), reads & (added < met)
-    begun = _typical((met - calls.ts)[found], 50, BEGUN_NS)
     return Pace(
-        begun,
-        _typical((added - calls.ts)[missed] - begun, 50, BEFORE_NS),
+        _typical((met - calls.ts)[found], 50, BEGUN_NS),
+        _typical((added - calls.ts)[missed] * (100 - LOOKING_PERCENT) // 100, 50, BEFORE_NS),
         _typical((calls.end - last)[reads & (last > 0)], 0, NOTED_NS),
     )
 
@@ -139,13 +142,17 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     ts, op, kind, page = (np.concatenate([part[i] for part in parts]) for i in range(4))
     order = np.lexsort((page, kind, ts, op))
     ts, op, kind, page = ts[order], op[order], kind[order], page[order]
-    added = 1 + np.flatnonzero((kind[1:] == ADDED) & (kind[:-1] == BATCH))
-    before = ts[added] - paced.before
-    begun = ts[added - 1] + paced.begun
-    looked = np.where(page[added - 1] < 0, np.minimum(begun, ts[added]), np.maximum(before, ts[added - 1]))
+    # Each batch begins with a look: also one that adds nothing, and then waits for its pages. What delays an
+    # addition mostly delays the look before it.
+    after = 1 + np.flatnonzero((kind[1:] != END) & (kind[:-1] == BATCH))
+    passed = ts[after] - ts[after - 1]
+    soon = np.minimum(paced.begun, passed)
+    late = passed - np.minimum(paced.before, passed)
+    late = np.where(page[after - 1] < 0, np.maximum(late, passed * LOOKING_PERCENT // 100), late)
+    looked = ts[after - 1] + np.where(kind[after] == BATCH, soon, late)
     ts = np.concatenate([ts, looked])
-    op, page = (np.concatenate([column, column[added]]) for column in (op, page))
-    kind = np.concatenate([kind, np.full(len(looked), LOOKED)])
+    op, page = (np.concatenate([column, column[after]]) for column in (op, page))
+    kind = np.concatenate([kind, np.where(kind[after] == BATCH, FOUND, LOOKED)])
     order = np.lexsort((kind, ts, op))
     ts, op, kind, page = ts[order], op[order], kind[order], page[order]
     limit = _limits(op, kind, page)
@@ -197,7 +204,9 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
         last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
         log.n[2] = op
         log.fill[:] = fill[op - first]
-        if step_kind[row] == ADDED or step_kind[row] == LOOKED:
+        if step_kind[row] == FOUND and not is_cached(cache, np.uint64(files.file[np.uint64(s)]), mine[0]):
+            pass  # (not yet: it will be when the batch is over)
+        elif step_kind[row] <= ADDED:
             # A batch whose last folio has not arrived is over without a row.
             most = np.int64(step_kind[row] == ADDED)
             added = _go_on(cache, files, s, mine, last_index, step_limit[row], most, log)
