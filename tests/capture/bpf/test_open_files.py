@@ -194,6 +194,36 @@ def in_child(work: Callable[[], object]) -> tuple[int, Callable[[], None]]:
     return pid, run
 
 
+def test_each_read_says_how_large_its_file_is(
+    tracer_of: Callable[..., OpenFilesTracer], data: Path, tmp_path: Path
+) -> None:
+    """Whoever changed it: through this descriptor, another one, or its path."""
+    file = tmp_path / "changes"
+    file.write_bytes(b"x" * 10_000)
+
+    def work() -> None:
+        reading, writing = os.open(file, os.O_RDONLY), os.open(file, os.O_WRONLY)
+        os.pread(reading, 10, 0)
+        os.pwrite(writing, b"y" * 100, 12_000)
+        os.pread(reading, 10, 0)
+        os.ftruncate(writing, 5)
+        os.pread(reading, 10, 0)
+        os.truncate(file, 1 << 33)
+        os.pread(reading, 10, 0)
+        os.close(os.open(file, os.O_WRONLY | os.O_TRUNC))
+        os.pread(reading, 10, 0)
+
+    sizes = [10_000, 12_100, 5, 1 << 33, 0]
+    tracer = tracer_of()
+    pid, run = in_child(work)
+    tracer.follow([pid])
+    tracer.on()
+    run()
+    tracer.off()
+    tracer.finish()
+    assert decoded(tmp_path / "raw0")["file_reads"]["i_size"].tolist() == sizes
+
+
 def test_each_call_says_where_it_reads(
     tracer_of: Callable[..., OpenFilesTracer], data: Path, tmp_path: Path
 ) -> None:
