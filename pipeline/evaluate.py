@@ -14,6 +14,7 @@ from hindsight.pipeline.arms import Arm
 from hindsight.pipeline.context import build_context
 from hindsight.pipeline.drive import Outcome
 from hindsight.pipeline.evidence.splits import check_new_workload, check_tomorrow
+from hindsight.pipeline.explain import Explainer, HeldOut, explain
 from hindsight.pipeline.ingested import Calibration, Ingested, load
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
@@ -84,10 +85,33 @@ def evaluate(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     context = build_context(params, subsystem, layout, captures, division, calibration, training)
     context["bound"] = {capture.id: run.bound for capture, run in zip(tested, runs, strict=True)}
     context["delay_curve"] = delay_curve(params, runs)
+    context["explanations"] = _explanations(params, subsystem, calibration, tested, runs, plans, training)
     report = assess(pl.DataFrame(_for_polars(blocks)), context, params["evaluate"])
     write_json(layout.evaluate / "report.json", report)
     plots.write(layout.report, subsystem, report, blocks, _taken(subsystem, runs), context)
     return report
+
+
+def _explanations(
+    params: Params,
+    subsystem: Subsystem,
+    calibration: Calibration,
+    tested: Sequence[Ingested],
+    runs: Sequence[Run],
+    plans: Mapping[str, Sequence[Plan]],
+    training: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """Of the model of *tomorrow*, on its held-out captures; None without that evaluation."""
+    held_out = [
+        HeldOut(capture, run.shared["stock"], run.model[TOMORROW])
+        for capture, run in zip(tested, runs, strict=True)
+        if TOMORROW in run.model
+    ]
+    forests = [p.forest for entries in plans.values() for p in entries if p.evaluation == TOMORROW]
+    if not held_out:
+        return None
+    explainer = Explainer(subsystem, calibration, params["decision"], forests[0], params["evaluate"]["seed"])
+    return explain(explainer, held_out, training["model"]["support"])
 
 
 def plan(

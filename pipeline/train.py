@@ -185,6 +185,16 @@ def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     return summary
 
 
+def support(subsystem: Subsystem, states: States) -> dict[str, list[float]]:
+    """The least and the greatest value of each feature that a model learned from; [] where all were NaN."""
+    found = {}
+    for i, feature in enumerate(subsystem.features):
+        values = states.features[:, i]
+        values = values[~np.isnan(values)]
+        found[feature.name] = [float(values.min()), float(values.max())] if len(values) else []
+    return found
+
+
 def describe(
     subsystem: Subsystem, model: bytes, chosen: Sequence[Mapping[str, Any]], states: States
 ) -> dict[str, Any]:
@@ -200,4 +210,5 @@ def describe(
         "states": len(states),
         "trees": booster.num_boosted_rounds(),
         "importance": {n: rounded(gains.get(n, 0.0) / whole, 4) for n in input_names(subsystem)},
+        "support": support(subsystem, states),
     }

@@ -121,6 +121,13 @@ class Simulation(Protocol):
     def stream_account(self) -> NDArray[np.int64]:
         """Metrics so far per stream: shape (n_streams, n_metrics)."""
 
+    def course(self, stream: int) -> dict[str, Columns]:
+        """What a stream has asked for and what the kernel did for it so far, to be drawn over time.
+
+        ``asked`` has ``ts`` (recorded, ns), ``begin``, ``end`` (in units of the subsystem, ``end`` not
+        included), ``fetched`` the same and ``used``, how many of its units were asked for by somebody.
+        """
+
     def bound(self) -> int:
         """A proven lower bound of the cost of the whole capture under the model of this simulation."""
 
@@ -139,6 +146,8 @@ class Subsystem(Protocol):
     """Encoding of :data:`KEEP`, as long as those of the actions."""
     features: tuple[Feature, ...]
     metrics: tuple[Metric, ...]
+    course_unit: str
+    """Unit of :meth:`Simulation.course`."""
     reasons: tuple[str, ...]
     """Why a stream carries no verdict; index 0 is "" (it does carry one)."""
     rule_name: str

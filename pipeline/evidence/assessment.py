@@ -11,6 +11,7 @@ import polars as pl
 from hindsight.errors import VerificationError
 from hindsight.pipeline.evidence import sections, wording
 from hindsight.pipeline.evidence.evaluation import MetricInfo, evaluate
+from hindsight.pipeline.evidence.explanations import explanations
 from hindsight.pipeline.evidence.figures import Count, Quoted, seal
 from hindsight.pipeline.evidence.panel import Panel, panels
 from hindsight.pipeline.evidence.thresholds import Thresholds
@@ -75,6 +76,7 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
         "delay": sections.delay(context, cost),
         "live_check": live_section,
         "model": sections.model(context),
+        "explanations": explanations(context, cost),
         "actions": Quoted(context.get("actions") or []),
         "rule": context.get("rule", ""),
         "dataset": Quoted(context.get("dataset") or {}),

@@ -14,6 +14,7 @@ from hindsight.subsystems.readahead import (
     actions,
     advice,
     bound,
+    course,
     device,
     features,
     fetching,
@@ -360,6 +361,10 @@ class ReadaheadSimulation:
         while self._advance(times) >= 0:
             pass
         return times
+
+    def course(self, stream: int) -> dict[str, Columns]:
+        """What the stream asked for and what was fetched, so far; see ``course.of_stream``."""
+        return course.of_stream(self.world, self.record, self.live.cache.base, stream)
 
     def bound(self) -> int:
         """A proven lower bound of the stall of the whole capture; see ``bound.least_stall``."""

@@ -32,6 +32,7 @@ class Readahead:
     """Per open file and epoch: a readahead limit, or exact reads."""
 
     name = "readahead"
+    course_unit = "pages"
     summary = "how many pages the kernel reads ahead of a file that is read"
 
     def __init__(self) -> None:

@@ -50,6 +50,7 @@ class ToySimulation:
         self.at = 0
         self.waiting = -1
         self.missed = False
+        self.fetched: list[tuple[int, int, int, int]] = []
         self.metrics = np.zeros((len(self.eligible), int(self.blocks[-1]) + 1, 3), np.int64)
 
     def _step(self) -> int:
@@ -66,6 +67,7 @@ class ToySimulation:
         if self.missed:
             cost = self.costs["fetch_ns"] + state[0] * self.costs["block_ns"]
             state[1], state[2] = block, block + state[0] - 1
+            self.fetched.append((i, now, block, block + state[0]))
             if self.eligible[i]:
                 self.metrics[i, self.blocks[self.at]] += (cost, state[0], 1)
         self.at += 1
@@ -100,13 +102,13 @@ class ToySimulation:
             state[7], state[8] = WINDOWS[action], state[4] + self.params["advice_delay_ns"]
 
     def rollout(self, action: int, horizon_ns: int) -> int:
-        saved = copy.deepcopy((self.streams, self.at, self.waiting)), self.metrics.copy()
+        saved = copy.deepcopy((self.streams, self.at, self.waiting, self.fetched)), self.metrics.copy()
         self.act(action)
         end = self.ts[self.at] + horizon_ns
         cost = 0
         while self.at < len(self.ts) and self.ts[self.at] < end:
             cost += self._step()
-        (self.streams, self.at, self.waiting), self.metrics = saved
+        (self.streams, self.at, self.waiting, self.fetched), self.metrics = saved
         return cost
 
     def account(self) -> NDArray[np.int64]:
@@ -114,6 +116,17 @@ class ToySimulation:
 
     def stream_account(self) -> NDArray[np.int64]:
         return self.metrics.sum(axis=1)
+
+    def course(self, stream: int) -> dict[str, Columns]:
+        mine = self.stream == stream
+        asked = {"ts": self.ts[mine], "begin": self.block[mine], "end": self.block[mine] + 1}
+        rows = [row for row in self.fetched if row[0] == stream]
+        fetched = {
+            name: np.array([row[i] for row in rows], np.int64)
+            for i, name in enumerate(("ts", "begin", "end"), 1)
+        }
+        used = [len(set(range(r[2], r[3])) & set(self.block[mine].tolist())) for r in rows]
+        return {"asked": asked, "fetched": {**fetched, "used": np.array(used, np.int64)}}
 
     def bound(self) -> int:
         cost = 0
@@ -126,6 +139,7 @@ class ToySimulation:
 
 class Toy:
     name = "toy"
+    course_unit = "blocks"
     summary = "How many blocks to fetch after a miss."
     tables = ("captures", "sys_enter_pread64", "sys_exit_pread64", "devices")
     decision_tables = ("page_cache_ra_order",)
