@@ -18,7 +18,6 @@ from hindsight.subsystems.readahead import calls as sc
 from hindsight.subsystems.readahead import events, facts, replay, verdict
 from hindsight.subsystems.readahead.changes import admitted, changes
 from hindsight.subsystems.readahead.history import History
-from hindsight.subsystems.readahead.interleaving import steps
 from hindsight.subsystems.readahead.operations import (
     CLOSE,
     FADVISE,
@@ -33,6 +32,7 @@ from hindsight.subsystems.readahead.operations import (
     TRUNCATE,
     WRITE,
 )
+from hindsight.subsystems.readahead.ordering import choose, hypotheses
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
 from hindsight.subsystems.readahead.sizes import sizes
 
@@ -97,9 +97,11 @@ def build(tables: sc.Tables) -> dict[str, Columns]:
         "captures": {"kernel_release": np.array([history.release], object)},
         "changes": changes(history, ops, use, history.stream_file),
         "admitted": admitted(history, ops, use, history.stream_file),
-        "steps": steps(history, ops, use, history.stream_file),
     }
+    orders = hypotheses(history, ops, use)
+    demand["steps"] = orders[0]
     _refute_large_folios(history, demand)
+    demand["steps"] = choose(demand, orders)
     return demand
 
 

@@ -106,12 +106,14 @@ def _typical(values: NDArray[np.int64], percent: int, most: int) -> int:
     return int(np.clip(np.sort(values)[len(values) * percent // 100], 0, most))
 
 
-def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64]) -> Columns:
+def steps(
+    history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64], paced: Pace
+) -> Columns:
     """The steps of reads at the same time, sorted by (group, time): ``group`` (the first operation of it),
     ``op``, ``kind``, ``page``, and ``limit``: the page where the next batch of the same read began.
 
     ``calls``: the call of each operation (-1 = none), ``streams``: the place of each stream's file. Groups in
-    which not all are reads that wait have none.
+    which not all are reads that wait have none. ``paced``: when what no row tells took place.
     """
     place = streams[ops["stream"]]
     reads = (ops["kind"] == d.READ) & ((ops["ret"] > 0) | (ops["ret"] == d.NO_RESULT))
@@ -126,7 +128,6 @@ def steps(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDA
     np.minimum.at(first, number, acts)
     group[acts] = np.where(mixed[number], -1, first[number])
 
-    paced = pace(history)
     op_of = d.of_calls(calls, len(history.calls.ts))
     members = np.flatnonzero(group >= 0)
     none = np.zeros(len(members), np.int64)
@@ -184,7 +185,10 @@ def _limits(op, kind, page):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, step_limit, log):  # type: ignore[no-untyped-def]
-    """Take the steps [begin, end) of one group; ``ops``: the columns stream, pos, count, ret of all."""
+    """Take the steps [begin, end) of one group; ``ops``: the columns stream, pos, count, ret of all. Returns
+    how many steps added another folio than was recorded, or one where none was.
+    """
+    otherwise = np.int64(0)
     stream, pos, count, ret = ops
     first = step_op[begin:end].min()
     # Of each read its page, the page after its last, what it does next, where its batch ends, its last folio.
@@ -204,6 +208,7 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
         last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
         log.n[2] = op
         log.fill[:] = fill[op - first]
+        inserted = log.n[1]
         if step_kind[row] == FOUND and not is_cached(cache, np.uint64(files.file[np.uint64(s)]), mine[0]):
             pass  # (not yet: it will be when the batch is over)
         elif step_kind[row] <= ADDED:
@@ -216,8 +221,14 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
             while mine[0] < mine[1] and mine[0] <= step_page[row]:
                 _go_on(cache, files, s, mine, last_index, step_limit[row], ALL, log)
         fill[op - first] = log.fill
+        if step_kind[row] == ADDED:
+            at = cache.base[np.uint64(files.file[np.uint64(s)])] + np.uint64(step_page[row])
+            otherwise += log.n[1] == inserted or cache.start[at] != step_page[row]
+        else:
+            otherwise += np.int64(log.n[1] - inserted)
         if step_kind[row] == END and stop > pos[op]:
             finish_read(cache, files, s, pos[op], stop - pos[op])
+    return otherwise
 
 
 @step

@@ -35,13 +35,14 @@ RWF_NOWAIT = 8
 EAGAIN = 11
 
 Columns = Mapping[str, NDArray[Any]]
+_NONE = np.zeros(0, np.int64)
 
 
 @njit(cache=True, nogil=True)
 def _run(cache, files, kind, stream, pos, size, count, ret, advice, together, device_ra, steps, log):  # type: ignore[no-untyped-def]
     """All operations in order."""
     # What the kernel dropped, not what it was asked to: pages under I/O stay.
-    step_group, step_op, step_kind, step_page, step_limit = steps
+    step_group, step_op, step_kind, step_page, step_limit, otherwise = steps
     in_group = np.zeros(kind.shape[0], np.bool_)
     in_group[step_op] = True
     step = np.int64(0)
@@ -62,9 +63,11 @@ def _run(cache, files, kind, stream, pos, size, count, ret, advice, together, de
                 while step < step_group.shape[0] and step_group[step] == op:
                     step += 1
                 columns = (stream, pos, count, ret)
-                read_at_once(
+                count_of = read_at_once(
                     cache, files, columns, begin, step, step_op, step_kind, step_page, step_limit, log
                 )
+                if otherwise.shape[0] > 0:
+                    otherwise[op] = count_of
             continue
         if kind[op] == d.READ:
             file_end = cache.size[file]
@@ -125,12 +128,19 @@ def _resize(cache, file, size):  # type: ignore[no-untyped-def]
     cache.size[file] = size
 
 
-def _replay(demand: Mapping[str, Columns], insertions: int, corrections: Columns | None = None) -> Log:
-    """The log of a whole replay, with room for that many insertions."""
+def _replay(
+    demand: Mapping[str, Columns],
+    insertions: int,
+    corrections: Columns | None = None,
+    otherwise: NDArray[np.int64] = _NONE,
+) -> Log:
+    """The log of a whole replay, with room for that many insertions. ``otherwise``: see
+    :func:`added_otherwise`.
+    """
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     room = 1024 + 2 * len(ops["ts"])
     arguments = [ops[c] for c in ("kind", "stream", "pos", "size", "count", "ret", "advice", "together")]
-    steps = tuple(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit"))
+    steps = (*(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit")), otherwise)
     while True:
         memory = demand["changes"], demand["admitted"]
         cache = page_cache(files["size"], files["max_order"], *memory, _release(demand), corrections)
@@ -155,6 +165,15 @@ def insertions(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
     log = _replay(demand, 1024 + 8 * len(demand["ops"]["ts"]))
     rows = int(log.n[1])
     return {"file_id": log.add_file[:rows], "index": log.add_index[:rows], "order": log.add_order[:rows]}
+
+
+def added_otherwise(demand: Mapping[str, Columns]) -> NDArray[np.int64]:
+    """At the first operation of each group of reads at the same time (N,): how many of its steps added
+    another folio than the record has.
+    """
+    counts = np.zeros(len(demand["ops"]["ts"]), np.int64)
+    _replay(demand, 0, otherwise=counts)
+    return counts
 
 
 def largest_folios(demand: Mapping[str, Columns]) -> NDArray[np.uint8]:
