@@ -1,4 +1,4 @@
-"""``hindsight models``: list, show and verify model packages."""
+"""``hindsight models``: list, show, verify and sign model packages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hindsight.models.manifest import Manifest
 
 DEFAULT_DIRECTORY = "models/exported"
+DEFAULT_KEY = "signing.key"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  hindsight models list\n"
         "  hindsight models show models/exported/NAME-VERSION\n"
         "  hindsight models verify models/exported/NAME-VERSION\n"
+        "  hindsight models keygen signing.key\n"
+        "  hindsight models sign models/exported/NAME-VERSION --key signing.key\n"
     )
     commands = parser.add_subparsers(metavar="ACTION", required=True)
 
@@ -59,13 +62,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "verify",
         "check a package's integrity",
         "Checks the manifest, the list of files, their sizes and hashes, then loads the model in a child\n"
-        "process and compares its margins with XGBoost's. Checks neither a signature nor the golden\n"
-        "predictions. Ends with status 5 if anything is wrong.",
-        "  hindsight models verify models/exported/NAME-VERSION\n",
+        "process and compares its margins with XGBoost's; with --trust, the signature before all that.\n"
+        "Golden predictions are left to hindsight advisor verify. Ends with status 5 if anything is wrong.",
+        "  hindsight models verify models/exported/NAME-VERSION\n"
+        "  hindsight models verify models/exported/NAME-VERSION --trust /etc/hindsight/trust.d\n",
     )
     verify.add_argument("package", metavar="PACKAGE", help="directory of the package")
+    verify.add_argument(
+        "--trust",
+        metavar="DIR",
+        help="check the signature too, by the public keys in DIR (default: it is not)",
+    )
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     verify.set_defaults(run=verify_package)
+
+    keygen = _command(
+        commands,
+        "keygen",
+        "make a pair of keys to sign packages with",
+        "Writes the private key to KEY (mode 0600, not encrypted) and the public key to KEY.pub, for the\n"
+        "trust directories of those who are to use the packages. Ed25519, in PEM. Nothing is overwritten.",
+        f"  hindsight models keygen {DEFAULT_KEY}\n"
+        f"  sudo install -m 644 -D {DEFAULT_KEY}.pub /etc/hindsight/trust.d/maker.pub\n",
+    )
+    keygen.add_argument(
+        "key", nargs="?", default=DEFAULT_KEY, metavar="KEY", help=f"file to write (default: {DEFAULT_KEY})"
+    )
+    keygen.add_argument("--json", action="store_true", help="print the files and the id of the key as JSON")
+    keygen.set_defaults(run=make_keys)
+
+    sign = _command(
+        commands,
+        "sign",
+        "sign a package",
+        "Verifies the package, then signs the bytes of its manifest, which names the hashes of all files.\n"
+        "The signature goes beside the package, to NAME-VERSION.sig; one that is there is replaced.",
+        f"  hindsight models sign models/exported/NAME-VERSION --key {DEFAULT_KEY}\n",
+    )
+    sign.add_argument("package", metavar="PACKAGE", help="directory of the package")
+    sign.add_argument("--key", required=True, metavar="FILE", help="private key, as keygen writes it")
+    sign.add_argument("--json", action="store_true", help="print the file and the id of the key as JSON")
+    sign.set_defaults(run=sign_package)
 
 
 def _command(
@@ -161,7 +198,15 @@ def verify_package(args: argparse.Namespace) -> int:
     """``hindsight models verify``."""
     from hindsight.models.package import verify
 
+    signed = None
+    if args.trust is not None:
+        from hindsight.models.keys import read_trust
+        from hindsight.models.signing import check, same_manifest
+
+        signed = check(args.package, read_trust(args.trust))
     manifest = verify(args.package)
+    if signed is not None:
+        same_manifest(signed.manifest, manifest)
     if args.json:
         result = {
             "name": manifest.name,
@@ -170,17 +215,49 @@ def verify_package(args: argparse.Namespace) -> int:
             "files": len(manifest.files),
             "bytes": manifest.size,
             "integrity": True,
-            "signature": None,
+            "signature": None if signed is None else {"key": signed.key, "file": signed.file},
             "golden": None,
         }
         print(json.dumps(result, indent=2, sort_keys=True))
-    else:
-        print(
-            f"{manifest.name} {manifest.version}: intact; {len(manifest.files)} files, {manifest.size} bytes"
-        )
+        return ExitCode.OK
+    print(f"{manifest.name} {manifest.version}: intact; {len(manifest.files)} files, {manifest.size} bytes")
+    if signed is None:
         print(
             "the model loads and gives XGBoost's margins; signature and golden predictions were not checked"
         )
+    else:
+        print(f"signed by {signed.file}, key {signed.key}")
+        print("the model loads and gives XGBoost's margins; golden predictions were not checked")
+    return ExitCode.OK
+
+
+def make_keys(args: argparse.Namespace) -> int:
+    """``hindsight models keygen``."""
+    from hindsight.models.keys import TRUST_DIRECTORY, generate
+
+    public, identity = generate(args.key)
+    if args.json:
+        print(
+            json.dumps(
+                {"key": identity, "private": args.key, "public": str(public)}, indent=2, sort_keys=True
+            )
+        )
+    else:
+        print(f"private key {args.key}: keep it to yourself, and out of every repository")
+        print(f"public key {public}: for {TRUST_DIRECTORY} on the hosts that are to use what you sign")
+        print(f"id {identity}")
+    return ExitCode.OK
+
+
+def sign_package(args: argparse.Namespace) -> int:
+    """``hindsight models sign``."""
+    from hindsight.models.signing import sign
+
+    path, signature = sign(args.package, args.key)
+    if args.json:
+        print(json.dumps({"key": signature.key, "signature": str(path)}, indent=2, sort_keys=True))
+    else:
+        print(f"{path}: signed with the key {signature.key}")
     return ExitCode.OK
 
 

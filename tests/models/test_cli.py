@@ -75,3 +75,47 @@ def test_verify(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == "" and "report.json is not the file" in captured.err
     assert main(["models", "verify", str(shelf / "absent")]) == 3
+
+
+def test_keys_and_signatures(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = str(shelf / "window-0.1.0")
+    assert main(["models", "keygen"]) == 0
+    shown = capsys.readouterr().out
+    assert "private key signing.key" in shown and "public key signing.key.pub" in shown
+    assert main(["models", "keygen"]) == 3
+    assert "never overwritten" in capsys.readouterr().err
+    assert main(["models", "keygen", "other.key", "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["private"] == "other.key" and other["public"] == "other.key.pub"
+    assert main(["models", "sign", path, "--key", "signing.key"]) == 0
+    assert f"{path}.sig: signed with the key " in capsys.readouterr().out
+    trust = tmp_path / "trust.d"
+    trust.mkdir(mode=0o755)
+    (trust / "other.pub").write_bytes(Path("other.key.pub").read_bytes())
+    assert main(["models", "verify", path, "--trust", str(trust)]) == 5
+    captured = capsys.readouterr()
+    assert captured.out == "" and "which is not in" in captured.err
+    assert main(["models", "sign", path, "--key", "other.key", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"key": other["key"], "signature": f"{path}.sig"}
+    assert main(["models", "verify", path, "--trust", str(trust)]) == 0
+    assert f"signed by other.pub, key {other['key']}" in capsys.readouterr().out
+    assert main(["models", "verify", path, "--trust", str(trust), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["signature"] == {"file": "other.pub", "key": other["key"]}
+    # A signature beside a package is no package.
+    (trust / "other.pub").unlink()
+    trust.rmdir()
+    assert main(["models", "list", str(shelf)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_what_is_not_signed(shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shelf / "window-0.1.0"
+    assert main(["models", "sign", str(path), "--key", str(tmp_path / "absent.key")]) == 3
+    assert main(["models", "keygen", str(tmp_path / "a.key")]) == 0
+    (path / "report.json").write_text("[]\n")
+    assert main(["models", "sign", str(path), "--key", str(tmp_path / "a.key")]) == 5
+    assert not path.with_name("window-0.1.0.sig").exists()
+    capsys.readouterr()
