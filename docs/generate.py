@@ -22,6 +22,7 @@ from hindsight.capture.proxy.shapes import (
 )
 from hindsight.capture.schema import SCHEMA_VERSION, TABLES, Table
 from hindsight.errors import ExitCode
+from hindsight.models.manifest_schema import manifest_schema
 
 DOCS = Path(__file__).resolve().parent
 
@@ -94,6 +95,11 @@ def proxy_schema() -> str:
     return json.dumps(schema, indent=1) + "\n"
 
 
+def model_manifest() -> str:
+    """docs/manifest.schema.json: the manifest of a model package as JSON Schema."""
+    return json.dumps(manifest_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
 def proxy_records() -> str:
     """docs/proxy-records.md: the same to read."""
     lines = [
@@ -154,6 +160,7 @@ SHARE = "../capture/operation/share"
 PAGES = {
     "data-dictionary.md": data_dictionary,
     "exit-codes.md": exit_codes,
+    "manifest.schema.json": model_manifest,
     "proxy-records.md": proxy_records,
     "proxy.schema.json": proxy_schema,
     f"{SHARE}/hindsight-capture.1": lambda: _sibling("manpage").manpage(),

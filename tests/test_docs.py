@@ -30,7 +30,8 @@ def _generator():
 
 
 @pytest.mark.parametrize(
-    "page", ["data-dictionary.md", "exit-codes.md", "proxy-records.md", "proxy.schema.json"]
+    "page",
+    ["data-dictionary.md", "exit-codes.md", "manifest.schema.json", "proxy-records.md", "proxy.schema.json"],
 )
 def test_generated_pages_are_up_to_date(page: str) -> None:
     assert (ROOT / "docs" / page).read_text() == _generator().PAGES[page](), "run `make docs`"
