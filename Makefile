@@ -76,7 +76,7 @@ lint: $(STAMP)  ## ruff and mypy
 	@ruff check .
 	@rm -rf build/typing && mkdir -p build/typing/hindsight
 	@ln -s $(CURDIR)/hindsight/*.py build/typing/hindsight/
-	@for room in capture subsystems models pipeline lab; do ln -s $(CURDIR)/$$room build/typing/hindsight/$$room; done
+	@for room in capture subsystems models pipeline advisor lab; do ln -s $(CURDIR)/$$room build/typing/hindsight/$$room; done
 	@MYPYPATH=build/typing mypy -p hindsight
 
 lock: $(STAMP)  ## resolve pyproject.toml again into requirements.lock
@@ -106,7 +106,7 @@ zipapp:  ## one file that records with python3 alone: build/hindsight.pyz
 	@$(MAKE) --no-print-directory bpf >/dev/null || echo "without the BPF programs: it cannot --open-files" >&2
 	@rm -rf $(ZIPAPP).d && mkdir -p $(ZIPAPP).d/hindsight
 	@cp hindsight/*.py $(ZIPAPP).d/hindsight/
-	@find capture subsystems models pipeline lab \( -name '*.py' -o -path 'capture/operation/units/*' \
+	@find capture subsystems models pipeline advisor lab \( -name '*.py' -o -path 'capture/operation/units/*' \
 	  -o -path 'capture/operation/share/*' -o -name '*.bpf.o' \) -exec cp --parents -t $(ZIPAPP).d/hindsight {} +
 	@printf 'import sys\n\nfrom hindsight.command import main\n\nsys.exit(main())\n' > $(ZIPAPP).d/__main__.py
 	@"$(PYTHON)" -m compileall -q -b --invalidation-mode unchecked-hash $(ZIPAPP).d

@@ -20,7 +20,8 @@ ROOMS = {
     "capture": "record kernel events on this host and turn them into Parquet",
     "lab": "run real workloads on a throttled device",
     "pipeline": "ingest, featurize, train, evaluate, package, report; replay and headroom",
-    "models": "inspect and check model packages",
+    "models": "inspect, check and sign model packages",
+    "advisor": "decide whether a package may be used on this host",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("capture", "subsystems", "models", "pipeline", "lab")
+ROOMS = ("capture", "subsystems", "models", "pipeline", "advisor", "lab")
 
 # room -> (rooms or modules of ours that it may import, third-party packages that it may import)
 RULES: dict[str, tuple[set[str], set[str]]] = {
@@ -35,6 +35,15 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "yaml",
         },
     ),
+    "advisor": (
+        {
+            "hindsight.capture.schema",
+            "hindsight.capture.proxy",
+            "hindsight.subsystems",
+            "hindsight.models",
+        },
+        {"numpy", "numba", "cryptography", "pyarrow"},
+    ),
     "lab": (
         {"hindsight.capture", "hindsight.subsystems", "hindsight.models", "hindsight.pipeline"},
         {"numpy", "pyarrow", "altair", "vl_convert"},
@@ -42,7 +51,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 }
 # What every room may use: the errors that carry the exit codes, and the version.
 CONTRACT = {"hindsight", "hindsight.errors"}
-HEAVY = {"pyarrow", "isal", "zstandard", "numba", "polars", "xgboost", "numpy", "scipy", "dvc"}
+HEAVY = {
+    "pyarrow", "isal", "zstandard", "numba", "polars", "xgboost", "numpy", "scipy", "dvc", "cryptography",
+}  # fmt: skip
 
 
 def _imports(path: Path, package: str) -> list[tuple[int, str]]:
@@ -118,7 +129,7 @@ def _modules_after(code: str) -> set[str]:
     "arguments",
     [["--help"], ["--version"], ["capture", "--help"], ["capture", "record", "--help"],
      ["pipeline", "--help"],
-     ["lab", "--help"], ["models", "--help"]],
+     ["lab", "--help"], ["models", "--help"], ["advisor", "--help"]],
     ids=" ".join,
 )  # fmt: skip
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
@@ -162,7 +173,7 @@ def test_a_host_that_records_installs_nothing_else() -> None:
     assert project["project"]["dependencies"] == []
     lock = (ROOT / "requirements.lock").read_text()
     assert "--hash=sha256:" in lock
-    for extra in ("convert", "models", "pipeline", "test"):
+    for extra in ("convert", "models", "pipeline", "advisor", "test"):
         for requirement in project["project"]["optional-dependencies"][extra]:
             name = re.split(r"[\[<>=~!]", requirement)[0].lower()
             assert name == "kernel-hindsight" or re.search(rf"^{re.escape(name)}==", lock, re.M), requirement

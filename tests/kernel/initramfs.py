@@ -19,7 +19,7 @@ from debian import ROOT, busybox
 
 _UNUSED = ("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "site-packages", "pydoc_data")
 _OPTIMISED = (".opt-1.pyc", ".opt-2.pyc")
-_ROOMS = ("capture", "subsystems", "models", "pipeline", "lab")
+_ROOMS = ("capture", "subsystems", "models", "pipeline", "advisor", "lab")
 PYTHON = "/usr/bin/python3"
 SITE = "/usr/lib/hindsight"
 

@@ -239,7 +239,7 @@ def test_zip_application_records(archive: Path, live: Path, tmp_path: Path) -> N
 def test_wheel_records_on_a_host_without_anything_else(live: Path, tmp_path: Path) -> None:
     """Built without a network from a copy of the sources; installed into an empty environment."""
     source = tmp_path / "source"
-    for name in ("hindsight", "capture", "subsystems", "models", "pipeline", "lab"):
+    for name in ("hindsight", "capture", "subsystems", "models", "pipeline", "advisor", "lab"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "exported"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
