@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,8 +193,3 @@ def test_many_damaged_models_that_their_maker_signed(shelf: Shelf, content: Cont
     assert answers.total() - answers["the same predictions"] >= 40
     # Some take the child down: the reason to have one.
     assert any("crashed" in answer for answer in answers)
-
-
-def test_the_watch_is_on(shelf: Shelf, started: Started, tmp_path: Path) -> None:
-    verify(shelf.package, shelf.trust, NOW_NS)
-    assert started.commands
