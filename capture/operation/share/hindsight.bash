@@ -43,6 +43,10 @@ _hindsight() {
             /models/list) path+=/$word ;;
             /models/show) path+=/$word ;;
             /models/verify) path+=/$word ;;
+            /models/keygen) path+=/$word ;;
+            /models/sign) path+=/$word ;;
+            /advisor) path+=/$word ;;
+            /advisor/verify) path+=/$word ;;
         esac
     done
     case "$path" in
@@ -50,7 +54,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help --version'; values='capture lab pipeline models'
+                words='-h --help --version'; values='capture lab pipeline models advisor'
                 files=
             } ;;
         '/capture')
@@ -362,7 +366,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='list show verify'
+                words='-h --help'; values='list show verify keygen sign'
                 files=
             } ;;
         '/models/list')
@@ -381,9 +385,40 @@ _hindsight() {
             } ;;
         '/models/verify')
             case "$prev" in
+                --trust) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --trust --json'; values=''
+                files=
+            } ;;
+        '/models/keygen')
+            case "$prev" in
             esac
             [[ -n $words ]] || {
                 words='-h --help --json'; values=''
+                files=
+            } ;;
+        '/models/sign')
+            case "$prev" in
+                --key) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --key --json'; values=''
+                files=
+            } ;;
+        '/advisor')
+            case "$prev" in
+            esac
+            [[ -n $words ]] || {
+                words='-h --help'; values='verify'
+                files=
+            } ;;
+        '/advisor/verify')
+            case "$prev" in
+                --trust) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --trust --integrity-only --json'; values=''
                 files=
             } ;;
     esac
