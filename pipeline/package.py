@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from hindsight.errors import ConfigurationError
+from hindsight.pipeline import inputs
 from hindsight.pipeline.featurize import read_decisions
 from hindsight.pipeline.labels import join
 from hindsight.pipeline.model_card import model_card
 from hindsight.pipeline.params import Layout, Params
 from hindsight.pipeline.policies import candidates
-from hindsight.pipeline.store import canonical_json, encode, read_json, rounded, sha256
+from hindsight.pipeline.store import canonical_json, encode, read_columns, read_json, rounded, sha256
 from hindsight.pipeline.train import input_names
 from hindsight.subsystems.contract import Columns, Subsystem
 
@@ -45,6 +46,7 @@ def package(params: Params, subsystem: Subsystem) -> Path:
     reproduce the model.
     """
     from hindsight.models.package import write_package
+    from hindsight.pipeline import block_costs
     from hindsight.pipeline.report import render
 
     layout = Layout(params.root, subsystem.name)
@@ -63,6 +65,10 @@ def package(params: Params, subsystem: Subsystem) -> Path:
         "report.html": page,
         "MODEL_CARD.md": model_card(subsystem, report, fields).encode(),
         "golden.parquet": encode(golden(subsystem, layout, model)),
+        block_costs.FILE: block_costs.block_costs(
+            read_columns(layout.evaluate / "blocks.parquet"), subsystem.metrics[0].name
+        ),
+        inputs.FILE: canonical_json(inputs.inputs(params, layout)),
     }
     directory = layout.package(params["package"]["version"])
     write_package(directory, fields, files)
@@ -106,7 +112,11 @@ def manifest_fields(
             "epoch_reads": [params["decision"]["epoch_reads"], 10**18],
         },
         "objective": {"metric": cost.name, "unit": cost.unit, "loss": "reg:squarederror"},
-        "inputs": {**report["provenance"], "code": code_sha256(Path(__file__).resolve().parents[1])},
+        "inputs": {
+            **report["provenance"],
+            **inputs.measured_sha256(params.root, subsystem.name),
+            "code": code_sha256(Path(__file__).resolve().parents[1]),
+        },
         "mode": report["verdict"]["mode"],
         "expiry": {
             "newest_data_ns": max(int(captures[name]["end_ns"]) for name in trained),

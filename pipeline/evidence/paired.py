@@ -80,21 +80,7 @@ class Bootstrap:
         arm_sum, base_sum = int(values[:, a, metric].sum()), int(values[:, b, metric].sum())
         gain = _gain(arm_sum, base_sum)
         draws = _gains(self.sums[:, a, metric], self.sums[:, b, metric])
-        low = high = detectable = None
-        error, p = math.nan, 1.0
-        if self.units >= 2 and math.isfinite(gain) and bool(np.isfinite(draws).all()):
-            low, high = expanded_interval(draws, self.units, confidence)
-            # Drawing few units from themselves loses a degree of freedom: hence the factor.
-            error = float(np.std(draws, ddof=1)) * math.sqrt(self.units / (self.units - 1))
-            df = self.units - 1
-            # Percentiles cannot leave what was drawn, too narrow with few runs: the wider interval holds.
-            t = float(special.stdtrit(df, 0.5 + confidence / 2.0))
-            low, high = min(low, gain - t * error), max(high, gain + t * error)
-            if error > 0.0:
-                p = float(2.0 * special.stdtr(df, -abs(gain) / error))
-            else:
-                p = 1.0 if gain == 0.0 else 0.0
-            detectable = (t + float(special.stdtrit(df, power))) * error
+        low, high, error, p, detectable = _judge(gain, draws, self.units, confidence, power)
         return Effect(
             blocks=len(self.panel),
             units=self.units,
@@ -108,6 +94,44 @@ class Bootstrap:
             detectable=detectable,
             median_block=_median_gain(values[:, a, metric], values[:, b, metric]),
         )
+
+
+def _judge(
+    gain: float, draws: NDArray[np.float64], units: int, confidence: float, power: float
+) -> tuple[float | None, float | None, float, float, float | None]:
+    """(low, high, standard error, p, detectable) of a figure with its bootstrap draws."""
+    if units < 2 or not math.isfinite(gain) or not bool(np.isfinite(draws).all()):
+        return None, None, math.nan, 1.0, None
+    low, high = expanded_interval(draws, units, confidence)
+    # Drawing few units from themselves loses a degree of freedom: hence the factor.
+    error = float(np.std(draws, ddof=1)) * math.sqrt(units / (units - 1))
+    df = units - 1
+    # Percentiles cannot leave what was drawn, too narrow with few runs: the wider interval holds.
+    t = float(special.stdtrit(df, 0.5 + confidence / 2.0))
+    low, high = min(low, gain - t * error), max(high, gain + t * error)
+    if error > 0.0:
+        p = float(2.0 * special.stdtr(df, -abs(gain) / error))
+    else:
+        p = 1.0 if gain == 0.0 else 0.0
+    return low, high, error, p, (t + float(special.stdtrit(df, power))) * error
+
+
+def difference(ours: Bootstrap, theirs: Bootstrap, confidence: float = 0.95, power: float = 0.8) -> Effect:
+    """The gain of the model over stock in ``ours`` minus that in ``theirs``: for data that cannot be paired.
+
+    The two must have been drawn with different seeds. Where they share blocks the interval is too wide, never
+    too narrow by that. The effect has no costs of its own: ``baseline`` and ``arm`` are 0.
+    """
+    gains, draws = [], []
+    for drawn in (ours, theirs):
+        a, b = drawn.panel.arms.index(MODEL), drawn.panel.arms.index(STOCK)
+        gains.append(_gain(drawn.panel.total(MODEL), drawn.panel.total(STOCK)))
+        draws.append(_gains(drawn.sums[:, a, 0], drawn.sums[:, b, 0]))
+    units = min(ours.units, theirs.units)
+    gain = gains[0] - gains[1]
+    low, high, error, p, detectable = _judge(gain, draws[0] - draws[1], units, confidence, power)
+    blocks = min(len(ours.panel), len(theirs.panel))
+    return Effect(blocks, units, 0, 0, gain, low, high, error, p, detectable, None)
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
@@ -147,19 +171,22 @@ def run_length(series: NDArray[np.float64]) -> int:
     return min(max(least, math.ceil(min(best, 3.0 * math.sqrt(n)))), most)
 
 
-def _residual(panel: Panel) -> NDArray[np.float64]:
-    """What each block adds to the model's gain over stock beyond its share: its dependence sets the runs."""
-    model, stock = panel.cost(MODEL).astype(np.float64), panel.cost(STOCK).astype(np.float64)
-    total = float(panel.total(STOCK))
-    return (stock - model) - ((total - panel.total(MODEL)) / total if total else 0.0) * stock
+def _residual(panel: Panel, arm: str, baseline: str) -> NDArray[np.float64]:
+    """What each block adds to the arm's gain beyond its share: its dependence sets the runs."""
+    own, base = panel.cost(arm).astype(np.float64), panel.cost(baseline).astype(np.float64)
+    total = float(panel.total(baseline))
+    return (base - own) - ((total - panel.total(arm)) / total if total else 0.0) * base
 
 
-def bootstrap(panel: Panel, draws: int, seed: int, unit: str | None = None) -> Bootstrap:
+def bootstrap(
+    panel: Panel, draws: int, seed: int, unit: str | None = None, arm: str = MODEL, baseline: str = STOCK
+) -> Bootstrap:
     """Draw the blocks of ``panel`` again, ``draws`` times.
 
     ``unit`` None: workloads and captures are as they are, time is drawn (contiguous runs within each
     capture). ``unit`` "program", "host", …: as many of these units as there are, drawn with replacement,
-    and time within each. With a single unit only time can be drawn.
+    and time within each. With a single unit only time can be drawn. The dependence of the gain of ``arm``
+    over ``baseline`` sets how long the runs are.
     """
     n, arms, metrics = panel.values.shape
     if n == 0:
@@ -170,7 +197,7 @@ def bootstrap(panel: Panel, draws: int, seed: int, unit: str | None = None) -> B
         raise VerificationError("metrics are too large for exact sums; use a coarser unit")
     labels = np.zeros(n, dtype=object) if unit is None else getattr(panel, unit)
     clusters = [np.flatnonzero(labels == name) for name in sorted(set(labels.tolist()), key=str)]
-    residual = _residual(panel)
+    residual = _residual(panel, arm, baseline)
     rng = generator(seed, panel.evaluation, "bootstrap", unit or "time", *_names(panel))
     sums = np.zeros((draws, flat.shape[1]), dtype=np.int64)
     if len(clusters) == 1:
