@@ -45,7 +45,9 @@ def read_block_costs(data: bytes) -> pl.DataFrame:
     try:
         table = pl.read_parquet(io.BytesIO(data))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise VerificationError(f"{FILE} cannot be read: {error}", "fetch or make the package again") from error
+        raise VerificationError(
+            f"{FILE} cannot be read: {error}", "fetch or make the package again"
+        ) from error
     return checked(table)
 
 
@@ -57,5 +59,7 @@ def checked(table: pl.DataFrame) -> pl.DataFrame:
     table = table.select(COLUMNS).sort(WHERE)
     whole = all(table.schema[name].is_integer() for name in ("block", "recorded_ns", STOCK, MODEL))
     if not whole or any(table.null_count().row(0)) or table.select(WHERE[:-1]).is_duplicated().any():
-        raise VerificationError(f"{FILE} is not a table of costs per block", "fetch or make the package again")
+        raise VerificationError(
+            f"{FILE} is not a table of costs per block", "fetch or make the package again"
+        )
     return table

@@ -25,6 +25,23 @@ EXAMPLES = """examples:
   hindsight pipeline replay captures --arm stock --emit emitted.parquet
   hindsight pipeline fidelity captures --emitted emitted.parquet
   dvc repro && hindsight pipeline show
+  hindsight pipeline compare main HEAD
+  hindsight pipeline verify models/exported/NAME-VERSION
+"""
+
+COMPARE_EXAMPLES = """examples:
+  hindsight pipeline compare models/exported/NAME-1.0.0 models/exported/NAME-1.1.0
+  hindsight pipeline compare main HEAD --markdown > comment.md
+  hindsight pipeline compare NAME#prod NAME@v1.2.0 --html comparison.html
+  hindsight pipeline compare old new --across-data --json | jq '.evaluations[].overall'
+"""
+
+VERIFY_EXAMPLES = """examples:
+  hindsight pipeline verify models/exported/NAME-VERSION
+  dvc artifacts get . NAME --rev v1.2.0 && hindsight pipeline verify NAME-1.2.0
+
+Runs the stages in a temporary directory: this takes as long as `dvc repro` from nothing. Ends with
+status 3 if the data, the parameters or the code are not those of the package, with 5 if what comes out differs.
 """
 
 
@@ -79,6 +96,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sub = add("show", "print the verdict of the last run and where its report is", _show)
     params(sub)
     sub.add_argument("--json", action="store_true", help="the whole report, as JSON")
+
+    sub = add("compare", "compare versions of a model on the same blocks, each with the first", _compare)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = COMPARE_EXAMPLES
+    sub.add_argument(
+        "versions",
+        nargs="+",
+        metavar="VERSION",
+        help="a package directory, a revision of this repository, NAME@v1.2.0 or NAME#STAGE; at least two",
+    )
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything, as JSON")
+    form.add_argument("--markdown", action="store_true", help="Markdown, for a pull request")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="write a page that opens offline, too")
+    sub.add_argument(
+        "--across-data",
+        action="store_true",
+        help="compare gains over stock where the data are not the same; every line says so",
+    )
+
+    sub = add(
+        "verify", "make the report of a package again from the data, and compare byte for byte", _verify
+    )
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = VERIFY_EXAMPLES
+    sub.add_argument("package", type=Path, metavar="PACKAGE", help="directory of the package")
+    params(sub)
+    sub.add_argument("--json", action="store_true", help="the result, as JSON")
 
 
 def _subsystem(name: str | None) -> Subsystem:
@@ -159,3 +204,36 @@ def _show(args: argparse.Namespace) -> int:
         print(terminal(report))
         print(f"report: {layout.report / 'report.html'}")
     return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from hindsight.pipeline import compare
+    from hindsight.pipeline.store import write_bytes
+
+    subsystem, here = _subsystem(args.subsystem).name, Path.cwd()
+    versions = [compare.find_version(text, subsystem, here) for text in args.versions]
+    comparison = compare.compare(versions, args.across_data)
+    if args.html:
+        write_bytes(args.html, compare.page(comparison).encode())
+        print(f"page: {args.html}", file=sys.stderr)
+    if args.json:
+        _print_json(comparison)
+    else:
+        print((compare.markdown if args.markdown else compare.terminal)(comparison), end="")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from hindsight.pipeline.params import load
+    from hindsight.pipeline.verify import verify
+
+    result = verify(args.package, load(args.params), _subsystem(args.subsystem), _progress)
+    if args.json:
+        _print_json(result)
+    else:
+        print(f"{result['name']} {result['version']}: made again, the same bytes ({result['files']} files)")
+    return 0
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -38,7 +38,7 @@ def folders(files: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def folders_of(dataset: Path) -> dict[str, str]:
-    """:func:`folders` of the tables of a dataset as it is now. Raises ConfigurationError if it cannot be read."""
+    """:func:`folders` of a dataset as it is now; ConfigurationError if it cannot be read."""
     try:
         return folders(
             (path.relative_to(dataset).as_posix(), sha256(path.read_bytes()))
@@ -57,15 +57,16 @@ def measured_sha256(root: Path, subsystem: str) -> dict[str, str]:
 
 def changed(stated: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Names whose values differ or that only one side has, sorted; sections are looked into."""
-    flat = [_flat(stated), _flat(found)]
-    return sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
+    ours, theirs = flat(stated), flat(found)
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested mappings as one: {"train": {"depth": 4}} becomes {"train.depth": 4}."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            out |= _flat(value, f"{before}{name}.")
+            out |= flat(value, f"{before}{name}.")
         else:
             out[f"{before}{name}"] = value
     return out

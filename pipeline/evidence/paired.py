@@ -109,10 +109,8 @@ def _judge(
     # Percentiles cannot leave what was drawn, too narrow with few runs: the wider interval holds.
     t = float(special.stdtrit(df, 0.5 + confidence / 2.0))
     low, high = min(low, gain - t * error), max(high, gain + t * error)
-    if error > 0.0:
-        p = float(2.0 * special.stdtr(df, -abs(gain) / error))
-    else:
-        p = 1.0 if gain == 0.0 else 0.0
+    certain = 1.0 if gain == 0.0 else 0.0
+    p = float(2.0 * special.stdtr(df, -abs(gain) / error)) if error > 0.0 else certain
     return low, high, error, p, (t + float(special.stdtrit(df, power))) * error
 
 

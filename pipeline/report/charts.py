@@ -15,8 +15,10 @@ Report = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 
 
-def forest(evaluation: Report, margin: float) -> Drawing | None:
-    """Gain per workload with its interval."""
+def forest(
+    evaluation: Report, margin: float, over: str = "stock", unit: str = "%", suffix: str = ""
+) -> Drawing | None:
+    """Gain per workload over something, with its interval; ``suffix`` is that of its name."""
     rows: Rows = [
         {
             "workload": row["name"],
@@ -49,7 +51,7 @@ def forest(evaluation: Report, margin: float) -> Drawing | None:
         x_axis = alt.Axis(
             format="+.0f", labelExpr=_LABEL, tickCount=4 if narrow else 8, orient="top", domain=False
         )
-        x = alt.X("gain:Q", scale=domain, title="gain over stock, %", axis=x_axis)
+        x = alt.X("gain:Q", scale=domain, title=f"gain over {over}, {unit}", axis=x_axis)
         colour = alt.Color(
             "finding:N",
             legend=None,
@@ -89,10 +91,11 @@ def forest(evaluation: Report, margin: float) -> Drawing | None:
     )
     name = numbers.evaluation(evaluation["name"])
     return draw(
-        f"forest-{evaluation['name'].replace('_', '-')}",
-        f"Gain over stock per workload, {name}: point and interval. Left of the line is worse; in the shaded "
-        f"area by more than {margin:g} %. ▲ better, ▼ worse, ● no significant difference, ■ too little data.",
-        f"Gain over stock per workload in the evaluation {name}. {text}.",
+        f"forest-{evaluation['name'].replace('_', '-')}{suffix}",
+        f"Gain over {over} per workload, {name}: point and interval. Left of the line is worse; in the "
+        f"shaded area by more than {margin:g} {unit}. ▲ better, ▼ worse, ● no significant difference, "
+        "■ too little data.",
+        f"Gain over {over} per workload in the evaluation {name}. {text}.",
         chart,
     )
 

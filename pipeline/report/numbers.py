@@ -10,6 +10,8 @@ _SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "ns": ((3600e9, "h"), (60e9, "min"), (1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")),
     "bytes": ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")),
 }
+_SHARES = ("%", "points")
+"""Units of shares; a difference of two shares in per cent is in points."""
 
 Figure = Mapping[str, Any]
 
@@ -46,8 +48,8 @@ def quantity(value: float | int | None, unit: str, sign: bool = False) -> str:
     """A value in the handiest multiple of its unit: "1.23 s", "45.6 MiB", "1,234 pages"."""
     if value is None:
         return NONE
-    if unit == "%":
-        return per_cent(float(value), sign)
+    if unit in _SHARES:
+        return per_cent(float(value), sign).removesuffix("%") + unit
     mark = "+" if sign and value > 0 else ""
     for scale, name in _SCALES.get(unit, ()):
         if abs(value) >= scale * 0.9995:
@@ -76,8 +78,8 @@ def interval(entry: Figure | None) -> str:
         return NONE
     low = quantity(entry["low"], entry["unit"], sign=True)
     high = quantity(entry["high"], entry["unit"], sign=True)
-    if entry["unit"] == "%":
-        low = low.removesuffix(" %")
+    if entry["unit"] in _SHARES:
+        low = low.removesuffix(f" {entry['unit']}")
     return f"{low} to {high}"
 
 
