@@ -135,10 +135,8 @@ def _hash(path: Path) -> str:
 
 def _compare(package: Package, made: Package, directory: Path) -> None:
     if package.files[REPORT] != made.files[REPORT]:
-        raise VerificationError(
-            f"{REPORT} is not what its inputs give: {first_difference(package.files[REPORT], made.files[REPORT])}",
-            _DO_NOT_USE,
-        )
+        where = first_difference(package.files[REPORT], made.files[REPORT])
+        raise VerificationError(f"{REPORT} is not what its inputs give: {where}", _DO_NOT_USE)
     for name in sorted(package.files.keys() | made.files.keys()):
         if package.files.get(name) != made.files.get(name):
             raise VerificationError(f"{name} is not what the inputs of the package give", _DO_NOT_USE)

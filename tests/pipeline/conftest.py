@@ -70,3 +70,16 @@ def project(tmp_path_factory: pytest.TempPathFactory, toy: contract.Subsystem) -
     for stage in ("ingest", "featurize", "train", "evaluate"):
         stages.run(stage, loaded, toy)
     return root
+
+
+@pytest.fixture(scope="session")
+def packaged(project: Path, toy: contract.Subsystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of a copy of ``project``; data, parameters and stages are beside it, as in a repository."""
+    import shutil
+
+    from hindsight.pipeline import params, stages
+
+    root = tmp_path_factory.mktemp("packaged") / "project"
+    shutil.copytree(project, root)
+    stages.run("package", params.load(root / "params.yaml"), toy)
+    return root / "models" / "exported" / "toy-0.1.0"

@@ -3,12 +3,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from documents import Document
 
 from hindsight.errors import HindsightError
 from hindsight.pipeline import evidence
@@ -25,7 +25,6 @@ WORKLOADS = [
     Workload("odd", "git", blocks=20),
     Workload("<script>alert(1)</script> & | pipe", "grep", "slow-disk", blocks=40),
 ]
-VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 @pytest.fixture(scope="module")
@@ -45,34 +44,6 @@ def written(report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def page(written: dict[str, Path]) -> str:
     return written["report.html"].read_text(encoding="utf-8")
-
-
-class Document(HTMLParser):
-    """Elements in order, with their attributes; text; whether every element is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.errors: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.errors.append(f"</{tag}> at {self.getpos()}")
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in {"style", "title"}:
-            self.words.append(data)
 
 
 def test_json_is_canonical_and_the_truth(report: dict[str, Any], written: dict[str, Path]) -> None:
