@@ -41,7 +41,8 @@ VERIFY_EXAMPLES = """examples:
   dvc artifacts get . NAME --rev v1.2.0 && hindsight pipeline verify NAME-1.2.0
 
 Runs the stages in a temporary directory: this takes as long as `dvc repro` from nothing. Ends with
-status 3 if the data, the parameters or the code are not those of the package, with 5 if what comes out differs.
+status 3 if the data, the parameters or the code are not those of the package, and with 5 if what comes
+out differs.
 """
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hindsight.capture import schema
+import hindsight.capture.schema as schema
 from hindsight.errors import ConfigurationError
 from hindsight.pipeline.params import EVALUATED, Layout, Params
 from hindsight.pipeline.store import read_json, sha256

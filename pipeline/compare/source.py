@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from hindsight.errors import ConfigurationError
+from hindsight.errors import ConfigurationError, HindsightError
 from hindsight.pipeline import block_costs
 from hindsight.pipeline.compare.version import Version, read_version
 from hindsight.pipeline.evidence.panel import MODEL, STOCK
@@ -45,12 +45,12 @@ def find_version(text: str, subsystem: str, root: Path) -> Version:
 
 @contextmanager
 def _dvc(text: str) -> Iterator[None]:
-    from dvc.exceptions import DvcException
-    from dvc.scm import SCMError
-
     try:
         yield
-    except (DvcException, SCMError, OSError, ValueError) as error:
+    except HindsightError:
+        raise
+    except Exception as error:
+        # What DVC is made of raises errors of several packages, without a class in common.
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigurationError(
             f"{text} is no package directory, and as a revision or artifact it gives none: {first}",

@@ -12,13 +12,15 @@ import polars as pl
 import pytest
 from conftest import Command
 from documents import Document
-from versions import WORKLOADS, planted, write_version
+from versions import WORKLOADS, costs, planted, write_version
 
 from hindsight.errors import ConfigurationError, UsageError, VerificationError
 from hindsight.models.package import read_package, write_package
 from hindsight.pipeline import block_costs, compare
-from hindsight.pipeline.compare import differences
+from hindsight.pipeline.compare import differences, inference
 from hindsight.pipeline.evidence import synthetic
+from hindsight.pipeline.evidence.comparisons import Finding
+from hindsight.pipeline.evidence.thresholds import Thresholds
 from hindsight.pipeline.report.palette import ROLES
 
 CHANGE = {"scan": -0.3, "grep": 0.4}
@@ -115,6 +117,19 @@ def test_noise_alone_is_no_difference(
     rows = [row for e in result["evaluations"] for row in (*e["overall"], *e["workloads"])]
     assert {row["finding"] for row in rows} == {"~"}
     assert all(row["gain"]["low"] < 0 < row["gain"]["high"] for row in rows)
+
+
+def test_false_differences_are_as_rare_as_promised(table: pl.DataFrame, first: Path) -> None:
+    """60 families of workloads that do not differ: 3 may show a difference by chance, hardly ever 8."""
+    version = read(first)[0]
+    limits = Thresholds(draws=400)
+    declared = 0
+    for seed in range(30):
+        blocks = block_costs.read_block_costs(costs(planted(table, {}, 100 + seed)))
+        other = dataclasses.replace(version, blocks=blocks)
+        for section in inference.on_the_same_blocks([version, other], limits):
+            declared += any(c.finding in (Finding.BETTER, Finding.WORSE) for c in section.workloads)
+    assert declared <= 7
 
 
 def test_several_versions_share_one_correction(first: Path, second: Path) -> None:

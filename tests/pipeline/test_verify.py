@@ -1,4 +1,4 @@
-"""A package is made again from its inputs: what was altered is found, also where the hashes were made to fit."""
+"""A package is made again from its inputs: what was altered is found, also if the hashes were made to fit."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from test_stages import hashes
 from hindsight.errors import ConfigurationError, VerificationError
 from hindsight.models.package import read_package, write_package
 from hindsight.pipeline import params, verify
+from hindsight.pipeline.store import canonical_json
 from hindsight.subsystems.contract import Subsystem
 
 
@@ -64,8 +65,6 @@ def test_an_altered_report_is_found_although_its_hash_fits(root: Path, command: 
     report = json.loads(read_package(directory).files["report.json"])
     gain = report["evaluations"][0]["model"]["gain"]
     gain["value"] = gain["value"] + 1.0
-    from hindsight.pipeline.store import canonical_json
-
     rewritten(directory, {"report.json": canonical_json(report)})
     assert command("models", "verify", directory).returncode == 0
     done = command(
@@ -107,9 +106,7 @@ def test_inputs_that_differ_are_named_before_anything_runs(root: Path, toy: Subs
     file = next((root / "data").glob("toy/*/*/sys_enter_pread64/c02-0.parquet"))
     kept = file.read_bytes()
     file.write_bytes(file.with_name("c03-0.parquet").read_bytes())
-    refused(
-        r"the data: host=h1/date=2024-01-01/sys_enter_pread64$|the data: host=h1/date=2024-01-01/sys_enter"
-    )
+    refused(r"the data: host=h1/date=2024-01-01/sys_enter_pread64\n")
     file.write_bytes(kept)
     measured = root / "data" / "measured" / "toy" / "summary.json"
     measured.parent.mkdir(parents=True)
@@ -120,7 +117,7 @@ def test_inputs_that_differ_are_named_before_anything_runs(root: Path, toy: Subs
     values = yaml.safe_load(path.read_text())
     values["train"]["depth"] += 1
     path.write_text(yaml.safe_dump(values))
-    refused(r"the parameters \(params.yaml\): train.depth$|train.depth")
+    refused(r"the parameters \(params\.yaml\): train\.depth\n")
     directory = root / "models" / "exported" / "toy-0.1.0"
     values["train"]["depth"] -= 1
     path.write_text(yaml.safe_dump(values))

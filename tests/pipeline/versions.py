@@ -33,6 +33,16 @@ def planted(table: pl.DataFrame, change: Mapping[str, float], seed: int, noise: 
     return table.with_columns(cost_ns=pl.Series(np.where(model, cost, table["cost_ns"].to_numpy())))
 
 
+def costs(table: pl.DataFrame) -> bytes:
+    """The costs per block that travel with a package."""
+    text = [name for name in table.columns if table[name].dtype == pl.String]
+    columns = {
+        name: np.array(table[name].to_list(), dtype=object) if name in text else table[name].to_numpy()
+        for name in table.columns
+    }
+    return block_costs.block_costs(columns, "cost_ns")
+
+
 def write_version(
     directory: Path,
     model_of: Path,
@@ -46,15 +56,9 @@ def write_version(
     document = like.manifest.document()
     report = evidence.assess(table, synthetic.context(table), {"draws": 400})
     made_from = {"params": {"train": params or {"depth": 4}}, "folders": {"host=a/date=d/captures": data}}
-    columns = {
-        name: np.array(table[name].to_list(), dtype=object)
-        if table[name].dtype == pl.String
-        else table[name].to_numpy()
-        for name in table.columns
-    }
     files = dict(like.files) | {
         "report.json": canonical_json(report),
-        block_costs.FILE: block_costs.block_costs(columns, "cost_ns"),
+        block_costs.FILE: costs(table),
         inputs.FILE: canonical_json(made_from),
     }
     given = {k: v for k, v in document.items() if k not in ("files", "format_version", "xgboost_version")}
