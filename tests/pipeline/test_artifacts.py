@@ -95,9 +95,9 @@ def test_an_artifact_that_was_fetched_verifies(clone: Path, repository: Path, co
         got = clone / f"toy-{version}"
         assert read_package(got).manifest.version == version
         assert command("models", "verify", got).returncode == 0
-        run("git", "checkout", "-q", f"toy@v{version}", cwd=clone)
-        done = command("pipeline", "verify", got, "--subsystem", "toy", cwd=clone)
-        assert done.returncode == 0, done.stderr
+    run("git", "checkout", "-q", "toy@v0.1.0", cwd=clone)
+    done = command("pipeline", "verify", clone / "toy-0.1.0", "--subsystem", "toy", cwd=clone)
+    assert done.returncode == 0, done.stderr
     # Code and data are the same at both revisions, the parameters are not.
     done = command("pipeline", "verify", clone / "toy-0.2.0", "--subsystem", "toy", cwd=clone)
     assert done.returncode == 3 and "train.depth" in done.stderr
