@@ -39,6 +39,8 @@ _hindsight() {
             /pipeline/fidelity) path+=/$word ;;
             /pipeline/headroom) path+=/$word ;;
             /pipeline/show) path+=/$word ;;
+            /pipeline/compare) path+=/$word ;;
+            /pipeline/verify) path+=/$word ;;
             /models) path+=/$word ;;
             /models/list) path+=/$word ;;
             /models/show) path+=/$word ;;
@@ -265,7 +267,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='ingest featurize train evaluate package report replay fidelity headroom show'
+                words='-h --help'; values='ingest featurize train evaluate package report replay fidelity headroom show compare verify'
                 files=
             } ;;
         '/pipeline/ingest')
@@ -354,6 +356,24 @@ _hindsight() {
                 files=
             } ;;
         '/pipeline/show')
+            case "$prev" in
+                --subsystem) values=''; words=- ;;
+                --params) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --subsystem --params --json'; values=''
+                files=
+            } ;;
+        '/pipeline/compare')
+            case "$prev" in
+                --subsystem) values=''; words=- ;;
+                --html) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --subsystem --json --markdown --html --across-data'; values=''
+                files=
+            } ;;
+        '/pipeline/verify')
             case "$prev" in
                 --subsystem) values=''; words=- ;;
                 --params) files=1; words=- ;;
