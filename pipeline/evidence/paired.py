@@ -8,7 +8,8 @@ serve every arm.
 
 Percentile intervals of few units are too short; the quantiles are moved outwards as if by Student's t
 (the "expanded percentile" interval: Hesterberg, What Teachers Should Know About the Bootstrap, 2015), and the
-interval is never narrower than the bootstrap's standard error times Student's t.
+interval is never narrower than the bootstrap's standard error times Student's t. Where time is drawn, that
+error and its degrees of freedom are corrected for what runs leave out (:mod:`.dependence`).
 
 Sums are exact in int64; divisions and order statistics are the only floating-point operations.
 """
@@ -20,10 +21,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy import special
 
 from hindsight.errors import VerificationError
+from hindsight.pipeline.evidence.dependence import Runs, correction, run_length
 from hindsight.pipeline.evidence.panel import MODEL, STOCK, Panel
 
 _CHUNK = 1 << 22
@@ -35,8 +38,8 @@ class Effect:
     """What an arm changed against a baseline; gains are fractions of the baseline's cost, positive is good.
 
     ``low``, ``high`` are None where a draw had nothing to compare (a baseline without cost). ``p`` is
-    two-sided, from the bootstrap's standard error and Student's t; ``detectable`` is the smallest gain or
-    loss that this much data would have shown with the wanted power.
+    two-sided, from the bootstrap's standard error and Student's t of ``df`` degrees of freedom;
+    ``detectable`` is the smallest gain or loss that this much data would have shown with the wanted power.
     """
 
     blocks: int
@@ -50,21 +53,36 @@ class Effect:
     p: float
     detectable: float | None
     median_block: float | None
+    df: float | None = None
 
     @property
     def usable(self) -> bool:
         """Whether there is an interval to judge by."""
         return self.low is not None and self.units >= 2
 
+    def power(self, gain: float, confidence: float = 0.95) -> float:
+        """The share of such data that would show a true ``gain`` at this confidence: 0.8 at a ``detectable``
+        of that power. NaN without an interval."""
+        if self.df is None or not self.usable:
+            return math.nan
+        if self.error == 0.0:
+            return float(gain != 0.0)
+        t = float(special.stdtrit(self.df, 0.5 + confidence / 2.0))
+        return float(special.stdtr(self.df, abs(gain) / self.error - t))
+
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Drawn sums of every arm and metric: int64, shape (draws, n_arms, n_metrics); same draws for all."""
+    """Drawn sums of every arm and metric: int64, shape (draws, n_arms, n_metrics); same draws for all.
+
+    ``sequences``: what runs were drawn from, if only time was drawn.
+    """
 
     panel: Panel
     sums: NDArray[np.int64]
     units: int
     resampled: str
+    sequences: tuple[Runs, ...] = ()
 
     def effect(
         self,
@@ -80,7 +98,13 @@ class Bootstrap:
         arm_sum, base_sum = int(values[:, a, metric].sum()), int(values[:, b, metric].sum())
         gain = _gain(arm_sum, base_sum)
         draws = _gains(self.sums[:, a, metric], self.sums[:, b, metric])
-        low, high, error, p, detectable = _judge(gain, draws, self.units, confidence, power)
+        factor, df = _plain(self.units)
+        if self.sequences and self.units >= 2 and math.isfinite(gain):
+            left = values[:, a, metric] - (1.0 - gain) * values[:, b, metric]
+            corrected = correction(left, self.sequences)
+            if corrected is not None:
+                factor, df = corrected.factor, corrected.df
+        low, high, error, p, detectable = _judge(gain, draws, factor, df, confidence, power)
         return Effect(
             blocks=len(self.panel),
             units=self.units,
@@ -93,19 +117,25 @@ class Bootstrap:
             p=p,
             detectable=detectable,
             median_block=_median_gain(values[:, a, metric], values[:, b, metric]),
+            df=df,
         )
 
 
+def _plain(units: int) -> tuple[float, float]:
+    """(factor, degrees of freedom): drawing few units from themselves loses a degree of freedom."""
+    return (units / (units - 1), float(units - 1)) if units >= 2 else (math.nan, 0.0)
+
+
 def _judge(
-    gain: float, draws: NDArray[np.float64], units: int, confidence: float, power: float
+    gain: float, draws: NDArray[np.float64], factor: float, df: float, confidence: float, power: float
 ) -> tuple[float | None, float | None, float, float, float | None]:
-    """(low, high, standard error, p, detectable) of a figure with its bootstrap draws."""
-    if units < 2 or not math.isfinite(gain) or not bool(np.isfinite(draws).all()):
+    """(low, high, standard error, p, detectable) of a figure with its bootstrap draws. ``factor``: of their
+    variance, NaN: nothing can be said; ``df``: degrees of freedom.
+    """
+    if not math.isfinite(factor) or not math.isfinite(gain) or not bool(np.isfinite(draws).all()):
         return None, None, math.nan, 1.0, None
-    low, high = expanded_interval(draws, units, confidence)
-    # Drawing few units from themselves loses a degree of freedom: hence the factor.
-    error = float(np.std(draws, ddof=1)) * math.sqrt(units / (units - 1))
-    df = units - 1
+    low, high = expanded_interval(draws, df + 1.0, confidence)
+    error = float(np.std(draws, ddof=1)) * math.sqrt(factor)
     # Percentiles cannot leave what was drawn, too narrow with few runs: the wider interval holds.
     t = float(special.stdtrit(df, 0.5 + confidence / 2.0))
     low, high = min(low, gain - t * error), max(high, gain + t * error)
@@ -127,46 +157,16 @@ def difference(ours: Bootstrap, theirs: Bootstrap, confidence: float = 0.95, pow
         draws.append(_gains(drawn.sums[:, a, 0], drawn.sums[:, b, 0]))
     units = min(ours.units, theirs.units)
     gain = gains[0] - gains[1]
-    low, high, error, p, detectable = _judge(gain, draws[0] - draws[1], units, confidence, power)
+    factor, df = _plain(units)
+    low, high, error, p, detectable = _judge(gain, draws[0] - draws[1], factor, df, confidence, power)
     blocks = min(len(ours.panel), len(theirs.panel))
-    return Effect(blocks, units, 0, 0, gain, low, high, error, p, detectable, None)
+    return Effect(blocks, units, 0, 0, gain, low, high, error, p, detectable, None, df)
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
     """PCG64, seeded by ``seed`` and by what it is for, so that one figure's draws never move another's."""
     digest = hashlib.sha256("\x1f".join(names).encode()).digest()
     return np.random.Generator(np.random.PCG64([seed, int.from_bytes(digest[:8], "little")]))
-
-
-def run_length(series: NDArray[np.float64]) -> int:
-    """Length of the contiguous runs that are drawn from a sequence of blocks, shape (n,).
-
-    The automatic length of Politis and White (2004, corrected 2009 with Patton) for the circular bootstrap:
-    the longer the series depends on its past, the longer. Never below 2 n^(1/3), because a short series
-    hides its dependence, nor above n / 3.
-    """
-    n = len(series)
-    least = max(1, round(2.0 * n ** (1.0 / 3.0)))
-    most = max(1, n // 3)
-    centred = series - series.mean() if n else series
-    variance = float(centred @ centred) / n if n else 0.0
-    if n < 8 or variance <= 0.0:
-        return min(least, most)
-    lags = min(n - 1, math.isqrt(n) + 10)
-    covariance = np.array([float(centred[: n - k] @ centred[k:]) / n for k in range(lags + 1)])
-    small = np.abs(covariance / variance) < 2.0 * math.sqrt(math.log10(n) / n)
-    quiet = max(5, math.isqrt(math.ceil(math.log10(n))))
-    m = next((k for k in range(1, lags + 1) if bool(small[k : k + quiet].all())), lags)
-    width = min(2 * max(1, m - 1), lags)
-    k = np.arange(1, width + 1)
-    taper = np.minimum(1.0, 2.0 * (1.0 - k / width)) if width > 1 else np.ones(1)
-    weighted = taper * covariance[1 : width + 1]
-    spectrum = covariance[0] + 2.0 * float(weighted.sum())
-    slope = 2.0 * float((k * weighted).sum())
-    if spectrum <= 0.0:
-        return min(least, most)
-    best = (1.5 * (slope / spectrum) ** 2) ** (1.0 / 3.0) * n ** (1.0 / 3.0)
-    return min(max(least, math.ceil(min(best, 3.0 * math.sqrt(n)))), most)
 
 
 def _residual(panel: Panel, arm: str, baseline: str) -> NDArray[np.float64]:
@@ -200,9 +200,10 @@ def bootstrap(
     sums = np.zeros((draws, flat.shape[1]), dtype=np.int64)
     if len(clusters) == 1:
         runs = 0
-        for rows in _sequences(panel, clusters[0]):
-            runs += _draw_runs(flat[rows], run_length(residual[rows]), rng, sums, np.arange(draws))
-        return Bootstrap(panel, sums.reshape(draws, arms, metrics), runs, "time")
+        sequences = tuple(Runs(rows, run_length(residual[rows])) for rows in _sequences(panel, clusters[0]))
+        for one in sequences:
+            runs += _draw_runs(flat[one.rows], one.length, rng, sums, np.arange(draws))
+        return Bootstrap(panel, sums.reshape(draws, arms, metrics), runs, "time", sequences)
     slots = rng.integers(0, len(clusters), size=(draws, len(clusters)))
     for index, cluster in enumerate(clusters):
         into = np.nonzero(slots == index)[0]
@@ -211,7 +212,7 @@ def bootstrap(
     return Bootstrap(panel, sums.reshape(draws, arms, metrics), len(clusters), unit or "time")
 
 
-def expanded_interval(draws: NDArray[np.float64], units: int, confidence: float) -> tuple[float, float]:
+def expanded_interval(draws: NDArray[np.float64], units: float, confidence: float) -> tuple[float, float]:
     """Percentile interval of ``draws``, its quantiles moved outwards for ``units`` independent units."""
     t = special.stdtrit(units - 1, 0.5 + confidence / 2.0)
     tail = float(special.ndtr(-math.sqrt(units / (units - 1)) * t))
@@ -256,10 +257,25 @@ def _draw_runs(
     step = max(1, _CHUNK // (runs * columns))
     for first in range(0, len(into), step):
         rows = into[first : first + step]
-        starts = rng.integers(0, n, size=(len(rows), runs))
-        drawn = (prefix[starts + lengths] - prefix[starts]).sum(axis=1)
-        np.add.at(sums, rows, drawn)
+        _add_runs(prefix, rng.integers(0, n, size=(len(rows), runs)), lengths, rows, sums)
     return runs
+
+
+@njit(cache=True, nogil=True)
+def _add_runs(
+    prefix: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    into: NDArray[np.intp],
+    sums: NDArray[np.int64],
+) -> None:
+    """Add to row ``into[i]`` of ``sums`` the runs that begin at ``starts[i]``, shape (rows, runs)."""
+    for i in range(starts.shape[0]):
+        for j in range(starts.shape[1]):
+            first = starts[i, j]
+            last = first + lengths[j]
+            for k in range(prefix.shape[1]):
+                sums[into[i], k] += prefix[last, k] - prefix[first, k]
 
 
 def _gain(arm: int, baseline: int) -> float:
