@@ -10,7 +10,7 @@ export PYTHONHASHSEED := 0
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
 PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev bpftool xfsprogs qemu-system-x86 fuse3
 
-.PHONY: help repro test test-all test-kernel lint lock system-packages fuzz fuzz-readahead check-reproducible docs bpf zipapp bench clean
+.PHONY: help repro test test-all test-kernel lint lock system-packages fuzz fuzz-readahead check-reproducible calibrate docs bpf zipapp bench clean
 
 help:  ## this list
 	@awk -F':.*##' '/^[a-z-]+:.*##/ {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,11 @@ lock: $(STAMP)  ## resolve pyproject.toml again into requirements.lock
 
 check-reproducible: $(STAMP)  ## run the pipeline again without AVX2 and FMA, and compare every output
 	@python tests/pipeline/reproducible.py
+
+# The blocks that `make repro` left; it takes some minutes.
+calibrate: $(STAMP)  ## false winners and power of the statistics, on real data whose truth is known (minutes)
+	@dvc repro --quiet evaluate
+	@hindsight pipeline calibrate
 
 docs: $(STAMP)  ## write the generated pages of docs/
 	@python docs/generate.py

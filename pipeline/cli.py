@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   dvc repro && hindsight pipeline show
   hindsight pipeline compare main HEAD
   hindsight pipeline verify models/exported/NAME-VERSION
+  hindsight pipeline calibrate --draws 200
 """
 
 COMPARE_EXAMPLES = """examples:
@@ -93,6 +94,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     params(sub)
     sub.add_argument("--top", type=int, default=20, metavar="N", help="so many lines (default: 20)")
     sub.add_argument("--json", action="store_true", help="everything, as JSON")
+
+    sub = add(
+        "calibrate",
+        "how often the rules declare what is not there, and find what is, on real data",
+        _calibrate,
+    )
+    params(sub)
+    sub.add_argument("--draws", type=int, default=2000, metavar="N", help="of each case (default: 2000)")
+    sub.add_argument("--arm", default="model", help="compared with stock (default: model)")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything, as JSON")
+    form.add_argument("--markdown", action="store_true", help="the tables of docs/evidence.md")
 
     sub = add("show", "print the verdict of the last run and where its report is", _show)
     params(sub)
@@ -190,6 +203,19 @@ def _headroom(args: argparse.Namespace) -> int:
     else:
         print(table.headroom(result, args.top))
     return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from hindsight.errors import ExitCode
+    from hindsight.pipeline import calibrate
+    from hindsight.pipeline.params import load
+
+    result = calibrate.calibrate(load(args.params), _subsystem(args.subsystem), args.draws, args.arm)
+    if args.json:
+        _print_json(result)
+    else:
+        print(calibrate.markdown(result) if args.markdown else calibrate.terminal(result))
+    return int(ExitCode.FAILED if result["outside"] else ExitCode.OK)
 
 
 def _show(args: argparse.Namespace) -> int:

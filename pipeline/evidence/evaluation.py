@@ -60,11 +60,7 @@ def evaluate(
     """Everything that is said about one evaluation; ``bounds``: capture → proven least cost."""
     cost = metrics[0]
     panel, static = add_best_static(panel)
-    drawn = bootstrap(panel, limits.draws, limits.seed, RESAMPLED.get(panel.evaluation))
-    opponents = [name for name in OPPONENTS if name in panel.arms]
-    effects = [_effect(drawn, MODEL, name, limits) for name in opponents]
-    found = findings(effects, limits.min_blocks, limits.confidence)
-    versus = {n: Against(f, e) for n, f, e in zip(opponents, found, effects, strict=True)}
+    drawn, versus = against(panel, limits)
     room = headroom(panel, MODEL, bounds, limits.min_headroom)
     damage = harm(panel, MODEL, limits.non_inferiority)
     rows = _workloads(panel, static, limits)
@@ -112,6 +108,26 @@ def evaluate(
     return Evaluated(result, section)
 
 
+def against(panel: Panel, limits: Thresholds) -> tuple[Bootstrap, dict[str, Against]]:
+    """The model against each of its opponents that the panel has: one family of comparisons."""
+    drawn = bootstrap(panel, limits.draws, limits.seed, RESAMPLED.get(panel.evaluation))
+    opponents = [name for name in OPPONENTS if name in panel.arms]
+    effects = [_effect(drawn, MODEL, name, limits) for name in opponents]
+    found = findings(effects, limits.min_blocks, limits.confidence)
+    return drawn, {n: Against(f, e) for n, f, e in zip(opponents, found, effects, strict=True)}
+
+
+def each_workload(panel: Panel, limits: Thresholds) -> dict[Group, Against]:
+    """The model against stock in each (workload, device), sorted: one family of comparisons."""
+    groups = panel.groups()
+    effects = [
+        _effect(bootstrap(panel.of(group), limits.draws, limits.seed), MODEL, STOCK, limits)
+        for group in groups
+    ]
+    found = findings(effects, limits.min_blocks, limits.confidence)
+    return {g: Against(f, e) for g, f, e in zip(groups, found, effects, strict=True)}
+
+
 def effect_figures(effect: Effect, cost: MetricInfo) -> dict[str, Any]:
     """The figures of one comparison: relative, absolute, median of the blocks, what would have been seen."""
     span = None if effect.low is None or effect.high is None else (effect.low, effect.high)
@@ -156,24 +172,22 @@ class _Row:
 
 def _workloads(panel: Panel, static: BestStatic | None, limits: Thresholds) -> list[_Row]:
     """Regressions first, then by gain; what has too little evidence last."""
-    groups = panel.groups()
-    short = device_names({device for _, device in groups})
-    parts = [panel.of(group) for group in groups]
-    effects = [_effect(bootstrap(part, limits.draws, limits.seed), MODEL, STOCK, limits) for part in parts]
-    found = findings(effects, limits.min_blocks, limits.confidence)
+    found = each_workload(panel, limits)
+    short = device_names({device for _, device in found})
+    parts = {group: panel.of(group) for group in found}
     rows = [
         _Row(
             group=group,
             name=f"{group[0]} on {short[group[1]]}" if len(short) > 1 else group[0],
-            programs=tuple(sorted(set(part.program.tolist()))),
-            captures=len(set(part.capture.tolist())),
-            effect=effect,
-            finding=finding,
-            at_risk=enough(effect, limits.min_blocks)
-            and not not_inferior(effect, limits.min_blocks, limits.non_inferiority),
+            programs=tuple(sorted(set(parts[group].program.tolist()))),
+            captures=len(set(parts[group].capture.tolist())),
+            effect=own.effect,
+            finding=own.finding,
+            at_risk=enough(own.effect, limits.min_blocks)
+            and not not_inferior(own.effect, limits.min_blocks, limits.non_inferiority),
             setting=static.each[group] if static else None,
         )
-        for group, part, effect, finding in zip(groups, parts, effects, found, strict=True)
+        for group, own in found.items()
     ]
     order = {Finding.WORSE: 0, Finding.UNKNOWN: 2}
     return sorted(rows, key=lambda r: (order.get(r.finding, 1), r.effect.gain, r.group))

@@ -60,15 +60,15 @@ class Effect:
         """Whether there is an interval to judge by."""
         return self.low is not None and self.units >= 2
 
-    def power(self, gain: float, confidence: float = 0.95) -> float:
-        """The share of such data that would show a true ``gain`` at this confidence: 0.8 at a ``detectable``
-        of that power. NaN without an interval."""
-        if self.df is None or not self.usable:
+    def power(self, gain: float) -> float:
+        """The share of such data that would show a true ``gain``: 0.8 at a ``detectable`` of that power. NaN
+        without an interval."""
+        if self.df is None or self.low is None or self.high is None:
             return math.nan
         if self.error == 0.0:
             return float(gain != 0.0)
-        t = float(special.stdtrit(self.df, 0.5 + confidence / 2.0))
-        return float(special.stdtr(self.df, abs(gain) / self.error - t))
+        reach = max(self.high - self.gain, self.gain - self.low)
+        return float(special.stdtr(self.df, (abs(gain) - reach) / self.error))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def _judge(
     low, high = min(low, gain - t * error), max(high, gain + t * error)
     certain = 1.0 if gain == 0.0 else 0.0
     p = float(2.0 * special.stdtr(df, -abs(gain) / error)) if error > 0.0 else certain
-    return low, high, error, p, (t + float(special.stdtrit(df, power))) * error
+    # What is declared must be outside the interval, which may be wider than its t.
+    detectable = max(high - gain, gain - low) + float(special.stdtrit(df, power)) * error
+    return low, high, error, p, detectable
 
 
 def difference(ours: Bootstrap, theirs: Bootstrap, confidence: float = 0.95, power: float = 0.8) -> Effect:
@@ -190,25 +192,24 @@ def bootstrap(
     if n == 0:
         return Bootstrap(panel, np.zeros((draws, arms, metrics), dtype=np.int64), 0, "nothing")
     flat = panel.values.reshape(n, arms * metrics)
-    if float(flat.max()) * n * n > float(2**62):
+    if float(np.abs(flat).max()) * n * n > float(2**62):
         # A unit drawn in every slot multiplies its sum by their number; n² bounds that generously.
         raise VerificationError("metrics are too large for exact sums; use a coarser unit")
     labels = np.zeros(n, dtype=object) if unit is None else getattr(panel, unit)
     clusters = [np.flatnonzero(labels == name) for name in sorted(set(labels.tolist()), key=str)]
-    residual = _residual(panel, arm, baseline)
     rng = generator(seed, panel.evaluation, "bootstrap", unit or "time", *_names(panel))
     sums = np.zeros((draws, flat.shape[1]), dtype=np.int64)
     if len(clusters) == 1:
         runs = 0
-        sequences = tuple(Runs(rows, run_length(residual[rows])) for rows in _sequences(panel, clusters[0]))
+        sequences = sequences_of(panel, clusters[0], arm, baseline)
         for one in sequences:
             runs += _draw_runs(flat[one.rows], one.length, rng, sums, np.arange(draws))
         return Bootstrap(panel, sums.reshape(draws, arms, metrics), runs, "time", sequences)
     slots = rng.integers(0, len(clusters), size=(draws, len(clusters)))
     for index, cluster in enumerate(clusters):
         into = np.nonzero(slots == index)[0]
-        for rows in _sequences(panel, cluster):
-            _draw_runs(flat[rows], run_length(residual[rows]), rng, sums, into)
+        for one in sequences_of(panel, cluster, arm, baseline):
+            _draw_runs(flat[one.rows], one.length, rng, sums, into)
     return Bootstrap(panel, sums.reshape(draws, arms, metrics), len(clusters), unit or "time")
 
 
@@ -226,14 +227,20 @@ def _names(panel: Panel) -> list[str]:
     return sorted({f"{w}\x1e{d}" for w, d in panel.groups()})
 
 
-def _sequences(panel: Panel, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    """``rows`` (sorted) cut into the sequences within which time runs: one per capture and what ran in it."""
+def sequences_of(
+    panel: Panel, rows: NDArray[np.intp], arm: str = MODEL, baseline: str = STOCK
+) -> tuple[Runs, ...]:
+    """``rows`` (sorted) cut into the sequences within which time runs, one per capture and what ran in it,
+    each with the length of the runs that are drawn from it: of the gain of ``arm`` over ``baseline``."""
     changed = np.zeros(len(rows), dtype=bool)
     changed[0] = True
     for key in (panel.host, panel.workload, panel.device, panel.capture, panel.program):
         column = key[rows]
         changed[1:] |= column[1:] != column[:-1]
-    return np.split(rows, np.flatnonzero(changed)[1:])
+    residual = _residual(panel, arm, baseline)
+    return tuple(
+        Runs(part, run_length(residual[part])) for part in np.split(rows, np.flatnonzero(changed)[1:])
+    )
 
 
 def _draw_runs(
