@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import special
@@ -41,6 +42,7 @@ GAINS = (0.01, 0.02, 0.05, 0.10)
 
 _AT_ONCE = 10
 
+Result = TypeVar("Result")
 Judge = Callable[[Panel, Thresholds], Against]
 Judges = Callable[[Panel, Thresholds], Mapping[Group, Against]]
 
@@ -194,16 +196,11 @@ def calibrate(
     null_rows: list[dict[str, Any]] = []
     planted_rows: list[dict[str, Any]] = []
     for case in cases:
-        nulls = _each_draw(
-            case, limits, draws, "null", lambda p, own, c=case: _null(p, own, c, judge, judges)
-        )
+        nulls = _each_draw(case, limits, draws, "null", partial(_null, case=case, judge=judge, judges=judges))
         null_rows += _null_rows(case, nulls, limits)
         known = [n.overall.effect.detectable for n in nulls if n.overall.effect.detectable is not None]
-        detectable = float(np.median(known)) if known else None
-        gains = GAINS if detectable is None else (*GAINS, detectable)
-        found = _each_draw(
-            case, limits, draws, "planted", lambda p, own, g=gains: [judge(planted(p, x), own) for x in g]
-        )
+        gains = (*GAINS, float(np.median(known))) if known else GAINS
+        found = _each_draw(case, limits, draws, "planted", partial(_planted, gains=gains, judge=judge))
         for i, gain in enumerate(gains):
             planted_rows.append(
                 _planted_row(case, gain, i == len(GAINS), [per_draw[i] for per_draw in found], limits)
@@ -225,12 +222,12 @@ def calibrate(
 
 
 def _each_draw(
-    case: Case, limits: Thresholds, draws: int, label: str, judged: Callable[[Panel, Thresholds], Any]
-) -> list[Any]:
-    def some(first: int) -> list[Any]:
+    case: Case, limits: Thresholds, draws: int, label: str, judged: Callable[[Panel, Thresholds], Result]
+) -> list[Result]:
+    def some(first: int) -> list[Result]:
         return [one(number) for number in range(first, min(first + _AT_ONCE, draws))]
 
-    def one(number: int) -> Any:
+    def one(number: int) -> Result:
         rng = generator(limits.seed, "calibration", case.data, case.differences, str(number))
         return judged(case.source(rng), replace(limits, seed=limits.seed + 1 + number))
 
@@ -251,6 +248,10 @@ def _null(panel: Panel, limits: Thresholds, case: Case, judge: Judge, judges: Ju
         if one.effect.error > 0.0:
             alone += findings([one.effect], case.family, limits.confidence)
     return _Null(overall, tuple(family), tuple(mixed), tuple(alone))
+
+
+def _planted(panel: Panel, limits: Thresholds, gains: Sequence[float], judge: Judge) -> list[Against]:
+    return [judge(planted(panel, gain), limits) for gain in gains]
 
 
 def _coins_differ(original: Panel, drawn: Panel) -> bool:
