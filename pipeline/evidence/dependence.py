@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 
@@ -92,8 +93,17 @@ def correction(values: NDArray[np.float64], sequences: Sequence[Runs]) -> Correc
     return Correction(max(unbiased, extrapolated) / drawn, max(1.0, unbiased * unbiased / squares))
 
 
+@njit(cache=True, nogil=True)
 def _variance(series: NDArray[np.float64], length: int) -> float:
-    """Variance of the sum of n / length circular runs, each from a start of its own."""
+    """Variance of the sum of n / length circular runs, each from a start of its own; ``length`` < n."""
     n = len(series)
-    sums = np.concatenate([[0.0], np.cumsum(np.concatenate([series, series[:length]]))])
-    return n / length * float(np.var(sums[length : length + n] - sums[:n]))
+    sums = np.empty(n)
+    sums[0] = series[:length].sum()
+    for i in range(1, n):
+        last = i + length - 1
+        sums[i] = sums[i - 1] - series[i - 1] + series[last if last < n else last - n]
+    mean = sums.sum() / n
+    total = 0.0
+    for i in range(n):
+        total += (sums[i] - mean) ** 2
+    return total / length

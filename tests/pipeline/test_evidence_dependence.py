@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hindsight.pipeline.evidence.dependence import Runs, correction
+from hindsight.pipeline.evidence.dependence import Runs, _variance, correction
 from hindsight.pipeline.evidence.paired import _draw_runs, generator
 
 
@@ -73,3 +73,10 @@ def test_compiled_draws_are_those_of_the_formula(length: int) -> None:
         rows = (own[:, None] + np.arange(length)).ravel()[:17] % 17
         expected[row] += values[rows].sum(axis=0)
     assert (sums == expected).all()
+
+
+def test_the_variance_of_runs_is_that_of_all_their_starts() -> None:
+    series = generator(4, "series").standard_normal(23)
+    for length in (1, 4, 22):
+        sums = [float(series[(start + np.arange(length)) % 23].sum()) for start in range(23)]
+        assert _variance(series, length) == pytest.approx(23 / length * float(np.var(sums)))
