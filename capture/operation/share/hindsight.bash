@@ -38,6 +38,7 @@ _hindsight() {
             /pipeline/replay) path+=/$word ;;
             /pipeline/fidelity) path+=/$word ;;
             /pipeline/headroom) path+=/$word ;;
+            /pipeline/calibrate) path+=/$word ;;
             /pipeline/show) path+=/$word ;;
             /pipeline/compare) path+=/$word ;;
             /pipeline/verify) path+=/$word ;;
@@ -267,7 +268,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='ingest featurize train evaluate package report replay fidelity headroom show compare verify'
+                words='-h --help'; values='ingest featurize train evaluate package report replay fidelity headroom calibrate show compare verify'
                 files=
             } ;;
         '/pipeline/ingest')
@@ -353,6 +354,17 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help --subsystem --params --top --json'; values=''
+                files=
+            } ;;
+        '/pipeline/calibrate')
+            case "$prev" in
+                --subsystem) values=''; words=- ;;
+                --params) files=1; words=- ;;
+                --draws) values=''; words=- ;;
+                --arm) values=''; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --subsystem --params --draws --arm --json --markdown'; values=''
                 files=
             } ;;
         '/pipeline/show')
