@@ -77,6 +77,8 @@ class Pace(NamedTuple):
     begun: int
     before: int
     noted: int
+    waits: bool = False
+    """Whether a read that adds nothing looks at the end of its batch, after it waited, or at its beginning."""
 
 
 def pace(history: History) -> Pace:
@@ -110,7 +112,7 @@ def steps(
     history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64], paced: Pace
 ) -> Columns:
     """The steps of reads at the same time, sorted by (group, time): ``group`` (the first operation of it),
-    ``op``, ``kind``, ``page``, and ``limit``: the page where the next batch of the same read began.
+    ``op``, ``ts``, ``kind``, ``page``, and ``limit``: the page where the next batch of the same read began.
 
     ``calls``: the call of each operation (-1 = none), ``streams``: the place of each stream's file. Groups in
     which not all are reads that wait have none. ``paced``: when what no row tells took place.
@@ -144,12 +146,21 @@ def steps(
     order = np.lexsort((page, kind, ts, op))
     ts, op, kind, page = ts[order], op[order], kind[order], page[order]
     # Each batch begins with a look: also one that adds nothing, and then waits for its pages. What delays an
-    # addition mostly delays the look before it.
-    after = 1 + np.flatnonzero((kind[1:] != END) & (kind[:-1] == BATCH))
-    passed = ts[after] - ts[after - 1]
+    # addition mostly delays the look before it; so where one comes late, pages were waited for, and looked
+    # for again.
+    passed = np.append(np.int64(0), np.diff(ts))
+    begins = (kind[1:] != END) & (kind[:-1] == BATCH)
+    again = (kind[1:] == ADDED) & (kind[:-1] == ADDED) & (op[1:] == op[:-1]) & (passed[1:] > paced.before)
+    after = 1 + np.flatnonzero(begins | again)
+    passed = passed[after]
     soon = np.minimum(paced.begun, passed)
+    soon = passed - soon if paced.waits else soon
     late = passed - np.minimum(paced.before, passed)
-    late = np.where(page[after - 1] < 0, np.maximum(late, passed * LOOKING_PERCENT // 100), late)
+    late = np.where(
+        (kind[after - 1] == BATCH) & (page[after - 1] < 0),
+        np.maximum(late, passed * LOOKING_PERCENT // 100),
+        late,
+    )
     looked = ts[after - 1] + np.where(kind[after] == BATCH, soon, late)
     ts = np.concatenate([ts, looked])
     op, page = (np.concatenate([column, column[after]]) for column in (op, page))
@@ -161,6 +172,7 @@ def steps(
     return {
         "group": group[op][order],
         "op": op[order],
+        "ts": ts[order],
         "kind": kind[order].astype(np.uint8),
         "page": page[order],
         "limit": limit[order],
@@ -184,11 +196,11 @@ def _limits(op, kind, page):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, step_limit, log):  # type: ignore[no-untyped-def]
-    """Take the steps [begin, end) of one group; ``ops``: the columns stream, pos, count, ret of all. Returns
-    how many steps added another folio than was recorded, or one where none was.
+def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, step_limit, otherwise, log):  # type: ignore[no-untyped-def]
+    """Take the steps [begin, end) of one group; ``ops``: the columns stream, pos, count, ret of all.
+    ``otherwise`` (N,) or (0,): how many steps of each operation added another folio than was recorded, or one
+    where none was, is added there.
     """
-    otherwise = np.int64(0)
     stream, pos, count, ret = ops
     first = step_op[begin:end].min()
     # Of each read its page, the page after its last, what it does next, where its batch ends, its last folio.
@@ -221,14 +233,15 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
             while mine[0] < mine[1] and mine[0] <= step_page[row]:
                 _go_on(cache, files, s, mine, last_index, step_limit[row], ALL, log)
         fill[op - first] = log.fill
-        if step_kind[row] == ADDED:
+        if otherwise.shape[0] == 0:
+            pass
+        elif step_kind[row] == ADDED:
             at = cache.base[np.uint64(files.file[np.uint64(s)])] + np.uint64(step_page[row])
-            otherwise += log.n[1] == inserted or cache.start[at] != step_page[row]
+            otherwise[op] += log.n[1] == inserted or cache.start[at] != step_page[row]
         else:
-            otherwise += np.int64(log.n[1] - inserted)
+            otherwise[op] += np.int64(log.n[1] - inserted)
         if step_kind[row] == END and stop > pos[op]:
             finish_read(cache, files, s, pos[op], stop - pos[op])
-    return otherwise
 
 
 @step

@@ -19,18 +19,21 @@ from hindsight.subsystems.readahead.history import History
 from hindsight.subsystems.readahead.interleaving import Pace, pace, steps
 
 HYPOTHESES = (
-    (1.0, 1.0, 1.0),
-    (1.0, 0.5, 1.0),
-    (1.0, 1.5, 1.0),
-    (2.5, 1.0, 1.0),
-    (1.0, 1.0, 0.0),
-    (1.0, 1.0, 3.0),
+    (1.0, 1.0, 1.0, False),
+    (1.0, 1.0, 1.0, True),
+    (1.0, 0.5, 1.0, False),
+    (1.0, 1.5, 1.0, False),
+    (2.5, 1.0, 1.0, False),
+    (1.0, 1.0, 0.0, False),
+    (1.0, 1.0, 3.0, False),
 )
-"""Multiples of the measured pace: of the look that finds, of the look that misses, of the note."""
-MOST_REPLAYS = 240
+"""Multiples of the measured pace: of a look that finds, of one that misses, of the note of the position; and
+whether a read that adds nothing looks after it waited.
+"""
+MOST_REPLAYS = 400
 """A capture is replayed no more often than this to find an order."""
-BEFORE = 3
-"""So many groups before the one that came out otherwise may have caused it."""
+BEFORE, AFTER = 5, 2
+"""So many operations before, and after, the one that came out otherwise may have caused it."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -40,45 +43,44 @@ def hypotheses(history: History, ops: Columns, calls: NDArray[np.int64]) -> list
     then under others. ``calls``: the call of each operation (-1 = none).
     """
     measured = pace(history)
-    return [
-        steps(
-            history,
-            ops,
-            calls,
-            history.stream_file,
-            Pace(*(int(value * by) for value, by in zip(measured, scale, strict=True))),
-        )
-        for scale in HYPOTHESES
-    ]
+    found = []
+    for *scales, waits in HYPOTHESES:
+        paced = Pace(*(int(value * by) for value, by in zip(measured[:3], scales, strict=True)), waits)
+        found.append(steps(history, ops, calls, history.stream_file, paced))
+    return found
 
 
 def choose(demand: Mapping[str, Columns], hypotheses: Sequence[Columns]) -> Columns:
-    """The steps of each group under the hypothesis that explains best what was added from there on; the first
-    one, where all explain it alike. All have the same groups. ``demand``: what else a replay needs.
+    """The steps of each operation under the hypothesis that explains best what was added; the first one,
+    where all explain it alike. All have the same operations. ``demand``: what else a replay needs.
     """
-    groups = np.unique(hypotheses[0]["group"])
-    if len(groups) == 0:
+    ops, number = np.unique(hypotheses[0]["op"], return_inverse=True)
+    if len(ops) == 0:
         return hypotheses[0]
-    bounds = [np.append(np.searchsorted(h["group"], groups), len(h["group"])) for h in hypotheses]
+    group = np.empty(len(ops), np.int64)
+    group[np.asarray(number).reshape(-1)] = hypotheses[0]["group"]
 
     def taken(picked: NDArray[np.int64]) -> Columns:
-        parts = [slice(bounds[h][g], bounds[h][g + 1]) for g, h in enumerate(picked.tolist())]
-        return {
-            name: np.concatenate(
-                [hypotheses[h][name][part] for h, part in zip(picked.tolist(), parts, strict=True)]
-            )
+        under = [h for h in range(len(hypotheses)) if (picked == h).any()]
+        parts = [picked[np.searchsorted(ops, hypotheses[h]["op"])] == h for h in under]
+        rows = {
+            name: np.concatenate([hypotheses[h][name][part] for h, part in zip(under, parts, strict=True)])
             for name in hypotheses[0]
         }
+        order = np.lexsort((rows["kind"], rows["op"], rows["ts"], rows["group"]))
+        return {name: column[order] for name, column in rows.items()}
 
     def wrong(picked: NDArray[np.int64]) -> NDArray[np.int64]:
-        return replay.added_otherwise({**demand, "steps": taken(picked)})[groups]
+        return replay.added_otherwise({**demand, "steps": taken(picked)})[ops]
 
-    picked = np.zeros(len(groups), np.int64)
+    picked = np.zeros(len(ops), np.int64)
     found, left, at = wrong(picked), MOST_REPLAYS, 0
     while left > 0 and found[at:].any():
-        group = at + int(np.flatnonzero(found[at:])[0])
+        first = at + int(np.flatnonzero(found[at:])[0])
         best, least = picked, found
-        for changed in range(group, max(group - BEFORE, -1), -1):
+        for changed in range(max(first - BEFORE, 0), min(first + AFTER + 1, len(ops))):
+            if group[changed] != group[first]:
+                continue
             for hypothesis in range(len(hypotheses)):
                 if hypothesis == picked[changed] or left == 0:
                     continue
@@ -88,10 +90,8 @@ def choose(demand: Mapping[str, Columns], hypotheses: Sequence[Columns]) -> Colu
                 left -= 1
                 if tried.sum() < least.sum():
                     best, least = trial, tried
-            if least[: group + 1].sum() == 0:
-                break
         improved = least.sum() < found.sum()
         picked, found = best, least
         if not improved:
-            at = group + 1
+            at = first + 1
     return taken(picked)

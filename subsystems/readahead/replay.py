@@ -63,11 +63,10 @@ def _run(cache, files, kind, stream, pos, size, count, ret, advice, together, de
                 while step < step_group.shape[0] and step_group[step] == op:
                     step += 1
                 columns = (stream, pos, count, ret)
-                count_of = read_at_once(
-                    cache, files, columns, begin, step, step_op, step_kind, step_page, step_limit, log
-                )
-                if otherwise.shape[0] > 0:
-                    otherwise[op] = count_of
+                read_at_once(
+                    cache, files, columns, begin, step, step_op, step_kind, step_page, step_limit, otherwise,
+                    log,
+                )  # fmt: skip
             continue
         if kind[op] == d.READ:
             file_end = cache.size[file]
@@ -168,8 +167,8 @@ def insertions(demand: Mapping[str, Columns]) -> dict[str, NDArray[Any]]:
 
 
 def added_otherwise(demand: Mapping[str, Columns]) -> NDArray[np.int64]:
-    """At the first operation of each group of reads at the same time (N,): how many of its steps added
-    another folio than the record has.
+    """Of each operation that is read at the same time as others (N,): how many of its steps added another
+    folio than the record has.
     """
     counts = np.zeros(len(demand["ops"]["ts"]), np.int64)
     _replay(demand, 0, otherwise=counts)
