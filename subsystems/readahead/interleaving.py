@@ -78,7 +78,7 @@ class Pace(NamedTuple):
     before: int
     noted: int
     waits: bool = False
-    """Whether a read that adds nothing looks at the end of its batch, after it waited, or at its beginning."""
+    """Whether a read that adds nothing looks at the end of its batch, after it waited, not at the start."""
 
 
 def pace(history: History) -> Pace:
