@@ -44,8 +44,9 @@ def hypotheses(history: History, ops: Columns, calls: NDArray[np.int64]) -> list
     """
     measured = pace(history)
     found = []
-    for *scales, waits in HYPOTHESES:
-        paced = Pace(*(int(value * by) for value, by in zip(measured[:3], scales, strict=True)), waits)
+    for finds, misses, notes, waits in HYPOTHESES:
+        begun, before = int(measured.begun * finds), int(measured.before * misses)
+        paced = Pace(begun, before, int(measured.noted * notes), waits)
         found.append(steps(history, ops, calls, history.stream_file, paced))
     return found
 
