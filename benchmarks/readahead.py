@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from replay import cpu_seconds
 
 from hindsight.pipeline.drive import drive, keep
 from hindsight.pipeline.ingested import Ingested, load
@@ -107,18 +106,6 @@ def _patterns(generator: np.random.Generator) -> dict[str, tuple[np.ndarray, np.
         "random, 64 KiB": scattered(65536),
         "random, 4 KiB": scattered(4096),
     }
-
-
-def cpu_seconds(work: Callable[[], object], repetitions: int) -> float:
-    """The least CPU time of several runs, after one that does not count."""
-    work()
-    best = float("inf")
-    for _ in range(repetitions):
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        work()
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return best
 
 
 def replay(repetitions: int) -> dict[str, dict[str, float | None]]:
