@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hindsight.subsystems.readahead.compiled import step
+from hindsight.subsystems.readahead.compiled import inlined, step
 from hindsight.subsystems.readahead.filling import (
     ALL,
     KIND,
@@ -173,7 +173,7 @@ def look_up(cache, file, first, until):  # type: ignore[no-untyped-def]
     return end, folio
 
 
-@step
+@inlined
 def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last_index: int, log: Log) -> int:
     """One batch of a buffered read of the pages [index, last_index) by a stream.
 

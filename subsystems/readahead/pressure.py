@@ -17,8 +17,9 @@ from hindsight.subsystems.readahead.recorded import ADDED, RECLAIMED, TRUNCATED
 def begin_operation(cache, op):  # type: ignore[no-untyped-def]
     """What changes until operation ``op`` begins has changed."""
     cache.changes.now[1] = op
-    cache.changes.now[2] = -1
-    change(cache)
+    if cache.changes.now[0] < cache.changes.op.shape[0]:
+        cache.changes.now[2] = -1
+        change(cache)
     cache.changes.now[2] = 0
     admitted = cache.admitted
     row = np.uint64(admitted.now[0])

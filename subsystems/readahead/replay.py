@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead import operations as d
-from hindsight.subsystems.readahead.compiled import step
+from hindsight.subsystems.readahead.compiled import inlined, step
 from hindsight.subsystems.readahead.fadvise import advise, not_needed
 from hindsight.subsystems.readahead.faults import fault, map_pages
 from hindsight.subsystems.readahead.interleaving import read_at_once
@@ -39,72 +39,61 @@ _NONE = np.zeros(0, np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, kind, stream, pos, size, count, ret, advice, together, device_ra, steps, log):  # type: ignore[no-untyped-def]
+def _run(cache, files, ops, device_ra, steps, log):  # type: ignore[no-untyped-def]
     """All operations in order."""
-    # What the kernel dropped, not what it was asked to: pages under I/O stay.
+    kind, stream, pos, _, count, ret, _, together = ops
     step_group, step_op, step_kind, step_page, step_limit, otherwise = steps
     in_group = np.zeros(kind.shape[0], np.bool_)
     in_group[step_op] = True
-    step = np.int64(0)
     mapped = np.zeros(cache.start.shape[0] if (kind == d.MAP).any() else 0, np.uint64)
     told = (cache.changes.how != ADDED).any()
-    for op in range(kind.shape[0]):
-        log.n[2] = op
-        file = np.uint64(files.file[np.uint64(stream[op])])
-        begin_operation(cache, op)
-        if size[op] >= 0:
-            _resize(cache, file, size[op])
-        s = np.int64(stream[op])
-        if pos[op] < 0:
-            continue
+    step = np.int64(0)
+    op = np.int64(0)
+    while True:
+        op = _run_alone(cache, files, ops, op, in_group, device_ra, mapped, told, log)
+        if op == kind.shape[0]:
+            return
         if in_group[op]:
-            if step < step_group.shape[0] and step_group[step] == op:
-                begin = step
-                while step < step_group.shape[0] and step_group[step] == op:
-                    step += 1
+            begin = step
+            while step < step_group.shape[0] and step_group[step] == op:
+                step += 1
+            if begin < step:
                 columns = (stream, pos, count, ret)
                 read_at_once(
                     cache, files, columns, begin, step, step_op, step_kind, step_page, step_limit, otherwise,
                     log,
                 )  # fmt: skip
-            continue
-        if kind[op] == d.READ:
-            file_end = cache.size[file]
-            asked = count[op] if count[op] > ret[op] else ret[op]
-            # A read whose return was not recorded is taken to have got all that it asked for.
-            got = ret[op] if ret[op] > d.NO_RESULT else asked
-            impatient = advice[op] >= 0 and advice[op] & RWF_NOWAIT != 0
-            if impatient and got == -EAGAIN:
-                got = 0
-            elif got <= 0:
-                continue
-            end = min(pos[op] + got, file_end)
-            last_index = (pos[op] + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
-            if got > 0 and pos[op] < end:
-                index = pos[op] >> PAGE_SHIFT
-                beyond = (end - 1 >> PAGE_SHIFT) + 1
-                while index < beyond:
-                    row = log.n[0]
-                    index = np.int64(read_batch(cache, files, s, index, last_index, log))
-                    if cache.behaviours[MOVES_IN_READ]:
-                        forget_previous(log, row, pos[op] >> PAGE_SHIFT)
-                        reached = min(index << PAGE_SHIFT, end)
-                        finish_read(cache, files, s, pos[op], reached - pos[op])
-            if impatient and end < min(pos[op] + asked, file_end):
-                refused_batch(cache, files, s, end >> PAGE_SHIFT, last_index, log)
-            finish_read(cache, files, s, pos[op], end - pos[op])
-        elif kind[op] == d.RING_READ:
-            if op > 0 and together[op] == together[op - 1]:
-                continue
+        elif op == 0 or together[op] != together[op - 1]:
             stop = op + 1
             while stop < kind.shape[0] and together[stop] == together[op]:
                 stop += 1
             read_together(cache, files, stream[op:stop], pos[op:stop], count[op:stop], log)
+        op += 1
+
+
+@step
+def _run_alone(cache, files, ops, op, in_group, device_ra, mapped, told, log):  # type: ignore[no-untyped-def]
+    """The operations from ``op`` on, up to one that reads together with others (``in_group``, RING_READ),
+    which has begun then; returns which one that is, or the number of operations.
+    """
+    kind, stream, pos, size, count, ret, advice, _ = ops
+    while op < kind.shape[0]:
+        log.n[2] = op
+        s = np.int64(stream[op])
+        file = np.uint64(files.file[np.uint64(s)])
+        begin_operation(cache, op)
+        if size[op] >= 0:
+            _resize(cache, file, size[op])
+        if pos[op] < 0:
+            pass
+        elif in_group[op] or kind[op] == d.RING_READ:
+            return op
+        elif kind[op] == d.READ:
+            _read(cache, files, s, pos[op], count[op], ret[op], advice[op], log)
         elif kind[op] == d.TRANSFER or kind[op] == d.COPY:
             if ret[op] > 0 and count[op] >= 0:
                 # A copy is asked for no more than the file has; a transfer is not.
-                left = cache.size[np.uint64(files.file[np.uint64(s)])] - pos[op]
-                asked = min(count[op], left) if kind[op] == d.COPY else count[op]
+                asked = min(count[op], cache.size[file] - pos[op]) if kind[op] == d.COPY else count[op]
                 transfer(cache, files, s, pos[op], asked, ret[op], log)
         elif kind[op] == d.MAP:
             first_page = pos[op] >> PAGE_SHIFT
@@ -114,9 +103,43 @@ def _run(cache, files, kind, stream, pos, size, count, ret, advice, together, de
         elif (kind[op] == d.FADVISE or kind[op] == d.READAHEAD) and ret[op] == 0:
             what = np.int64(advice[op]) if kind[op] == d.FADVISE else np.int64(FADV_WILLNEED)
             if what == FADV_DONTNEED and told:
+                # The record has what the kernel dropped, not what it was asked to: pages under I/O stay.
                 drop_shadows(cache, file, *not_needed(cache, file, pos[op], count[op]))
-                continue
-            advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
+            else:
+                advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
+        op += 1
+    return op
+
+
+@inlined
+def _read(cache, files, stream, pos, count, ret, flags, log):  # type: ignore[no-untyped-def]
+    """A read of ``count`` bytes at byte ``pos`` that returned ``ret``, with these flags of preadv2 (-1 =
+    none).
+    """
+    file_end = cache.size[np.uint64(files.file[np.uint64(stream)])]
+    asked = max(count, ret)
+    # A read whose return was not recorded is taken to have got all that it asked for.
+    got = ret if ret > d.NO_RESULT else asked
+    impatient = flags >= 0 and flags & RWF_NOWAIT != 0
+    if impatient and got == -EAGAIN:
+        got = 0
+    elif got <= 0:
+        return
+    end = min(pos + got, file_end)
+    last_index = (pos + asked + (1 << PAGE_SHIFT) - 1) >> PAGE_SHIFT
+    if got > 0 and pos < end:
+        index = pos >> PAGE_SHIFT
+        beyond = (end - 1 >> PAGE_SHIFT) + 1
+        while index < beyond:
+            row = log.n[0]
+            index = np.int64(read_batch(cache, files, stream, index, last_index, log))
+            if cache.behaviours[MOVES_IN_READ]:
+                forget_previous(log, row, pos >> PAGE_SHIFT)
+                reached = min(index << PAGE_SHIFT, end)
+                finish_read(cache, files, stream, pos, reached - pos)
+    if impatient and end < min(pos + asked, file_end):
+        refused_batch(cache, files, stream, end >> PAGE_SHIFT, last_index, log)
+    finish_read(cache, files, stream, pos, end - pos)
 
 
 @step
@@ -137,15 +160,15 @@ def _replay(
     :func:`added_otherwise`.
     """
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
-    room = 1024 + 2 * len(ops["ts"])
-    arguments = [ops[c] for c in ("kind", "stream", "pos", "size", "count", "ret", "advice", "together")]
+    room = 1024 + 4 * len(ops["ts"])
+    columns = tuple(ops[c] for c in ("kind", "stream", "pos", "size", "count", "ret", "advice", "together"))
     steps = (*(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit")), otherwise)
     while True:
         memory = demand["changes"], demand["admitted"]
         cache = page_cache(files["size"], files["max_order"], *memory, _release(demand), corrections)
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
-        _run(cache, opened, *arguments, streams["ra_pages"], steps, log)  # type: ignore[call-arg]
+        _run(cache, opened, columns, streams["ra_pages"], steps, log)
         if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
             return log
         # Too small: once more from the beginning with the room that it turned out to need.
@@ -197,7 +220,10 @@ def run(demand: Mapping[str, Columns], corrections: Columns | None = None) -> di
     log = _replay(demand, 0, corrections)
     ops, streams, files = demand["ops"], demand["streams"], demand["files"]
     rows = int(log.n[0])
-    order = np.argsort(log.op[:rows], kind="stable")
+    order: slice | NDArray[np.int64] = slice(rows)
+    # Only reads at the same time decide in another order.
+    if (log.op[1:rows] < log.op[: max(rows - 1, 0)]).any():
+        order = np.argsort(log.op[:rows], kind="stable")
     op = log.op[order].astype(np.int64)
     file = streams["file_id"][log.stream[order]]
     kind = log.kind[order]
