@@ -28,10 +28,12 @@ from hindsight.subsystems.readahead.kernel import (
 )
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, is_cached
 
-LOOKED, FOUND, ADDED, BATCH, END = range(5)
-"""Steps: pages were looked for, and none or some of them found, a folio was added, a batch was over, the call
-returned.
+LOOKED, FOUND, LATE, ADDED, BATCH, END = range(6)
+"""Steps: pages were looked for, and none or some of them found, or even a late look was over; a folio was
+added, a batch was over, the call returned.
 """
+LATEST = 2
+"""Multiple of the time to a look, after which even a late one is over."""
 BEGUN_NS, BEFORE_NS, NOTED_NS = 1400, 2600, 600
 """The longest of each pace, of a machine that is slow and records all of the readahead profile."""
 LOOKING_PERCENT = 40
@@ -162,9 +164,11 @@ def steps(
         late,
     )
     looked = ts[after - 1] + np.where(kind[after] == BATCH, soon, late)
-    ts = np.concatenate([ts, looked])
-    op, page = (np.concatenate([column, column[after]]) for column in (op, page))
-    kind = np.concatenate([kind, np.where(kind[after] == BATCH, FOUND, LOOKED)])
+    found = kind[after] == BATCH
+    over = after[found & (passed > LATEST * paced.begun) & (not paced.waits)]
+    ts = np.concatenate([ts, looked, ts[over - 1] + LATEST * paced.begun])
+    op, page = (np.concatenate([column, column[after], column[over]]) for column in (op, page))
+    kind = np.concatenate([kind, np.where(found, FOUND, LOOKED), np.full(len(over), LATE)])
     order = np.lexsort((kind, ts, op))
     ts, op, kind, page = ts[order], op[order], kind[order], page[order]
     limit = _limits(op, kind, page)
@@ -221,8 +225,11 @@ def read_at_once(cache, files, ops, begin, end, step_op, step_kind, step_page, s
         log.n[2] = op
         log.fill[:] = fill[op - first]
         inserted = log.n[1]
-        if step_kind[row] == FOUND and not is_cached(cache, np.uint64(files.file[np.uint64(s)]), mine[0]):
+        missing = not is_cached(cache, np.uint64(files.file[np.uint64(s)]), mine[0])
+        if step_kind[row] == FOUND and missing:
             pass  # (not yet: it will be when the batch is over)
+        elif step_kind[row] == LATE and (not missing or mine[0] > step_page[row]):
+            pass  # (it was there)
         elif step_kind[row] <= ADDED:
             # A batch whose last folio has not arrived is over without a row.
             most = np.int64(step_kind[row] == ADDED)
