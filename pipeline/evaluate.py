@@ -10,6 +10,7 @@ import numpy as np
 
 from hindsight.errors import ConfigurationError
 from hindsight.pipeline import arms, plots
+from hindsight.pipeline.advice_cost import advice_cost
 from hindsight.pipeline.arms import Arm
 from hindsight.pipeline.context import build_context
 from hindsight.pipeline.drive import Outcome
@@ -85,6 +86,13 @@ def evaluate(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     context = build_context(params, subsystem, layout, captures, division, calibration, training)
     context["bound"] = {capture.id: run.bound for capture, run in zip(tested, runs, strict=True)}
     context["delay_curve"] = delay_curve(params, runs)
+    context["advice_cost"] = {
+        name: advice_cost(
+            params["advice"],
+            [(c.facts, r.model[name]) for c, r in zip(tested, runs, strict=True) if name in r.model],
+        )
+        for name in (TOMORROW, NEW_WORKLOAD)
+    }
     context["explanations"] = _explanations(params, subsystem, calibration, tested, runs, plans, training)
     report = assess(pl.DataFrame(_for_polars(blocks)), context, params["evaluate"])
     write_json(layout.evaluate / "report.json", report)
@@ -110,7 +118,7 @@ def _explanations(
     forests = [p.forest for entries in plans.values() for p in entries if p.evaluation == TOMORROW]
     if not held_out:
         return None
-    explainer = Explainer(subsystem, calibration, params["decision"], forests[0], params["evaluate"]["seed"])
+    explainer = Explainer(subsystem, calibration, params.decision, forests[0], params["evaluate"]["seed"])
     return explain(explainer, held_out, training["model"]["support"])
 
 
@@ -158,7 +166,7 @@ def run_capture(
     null: Forest,
 ) -> Run:
     """All arms on one capture; the arms without a model once for all its evaluations."""
-    decision = params["decision"]
+    decision = params.decision
     simulation = capture.simulation(subsystem, calibration, decision)
     shared: list[Arm] = [
         arms.STOCK,

@@ -45,7 +45,7 @@ def featurize(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     write_json(layout.featurize / "calibration.json", calibration)
 
     def label(capture: Ingested) -> list[Columns]:
-        simulation = capture.simulation(subsystem, calibration, params["decision"])
+        simulation = capture.simulation(subsystem, calibration, params.decision)
         labeller = Labeller(subsystem, simulation, params["labels"]["horizon_ns"])
         policies: dict[str, Policy] = {"stock": keep}
         if capture.id in division.earlier:

@@ -34,10 +34,17 @@ def ingest(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     write_bytes(layout.ingest / "emitted.parquet", encode_emitted(emitted))
     write_json(layout.ingest / "fidelity.json", _compare(subsystem, found, emitted))
 
+    events = {
+        capture.id: sum(entry["rows"] for entry in entries if "from_ns" in entry)
+        for capture, entries in zip(captures, files, strict=True)
+    }
     manifest = {
-        "captures": [_describe(subsystem, capture, demand) for capture, demand in found],
+        "captures": [
+            _describe(subsystem, capture, demand) | {"events": events[capture.id]}
+            for capture, demand in found
+        ],
         "without_demand": without,
-        "events": sum(entry["rows"] for entries in files for entry in entries if "from_ns" in entry),
+        "events": sum(events.values()),
         "files": [entry for entries in files for entry in entries],
     }
     write_json(layout.ingest / "manifest.json", manifest)

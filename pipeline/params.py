@@ -17,10 +17,10 @@ REQUIRED: dict[str, dict[str, str]] = {
     "decision": {
         "epoch_ns": _INT,
         "epoch_reads": _INT,
-        "advice_delay_ns": _INT,
         "min_gain": _FLOAT,
         "block_ns": _INT,
     },
+    "advice": {"delay_us": _INTS, "event_ns": _INT, "decision_ns": _INT, "action_ns": _INT},
     "labels": {"horizon_ns": _INT, "scale": _INT, "clip": _FLOAT, "rounds": _INT, "explore": _INT},
     "split": {"purge_ns": _INT},
     "train": {
@@ -38,7 +38,7 @@ REQUIRED: dict[str, dict[str, str]] = {
 }
 """Section -> key -> what its value must be. Other keys pass through unchecked."""
 
-EVALUATED = ("data", "decision", "labels", "split", "train", "evaluate")
+EVALUATED = ("data", "decision", "advice", "labels", "split", "train", "evaluate")
 """The sections that an evaluation depends on; their hash is in its report."""
 
 
@@ -61,6 +61,12 @@ class Params:
 
     def __getitem__(self, section: str) -> Mapping[str, Any]:
         return self.sections[section]
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """When who may be advised, and how late advice is: what a simulation takes (ns)."""
+        delays = [1000 * delay for delay in self["advice"]["delay_us"]]
+        return {**self["decision"], "advice_delay_ns": delays}
 
     @property
     def dataset(self) -> Path:
@@ -103,6 +109,10 @@ def load(path: Path) -> Params:
     for section, key in (("decision", "block_ns"), ("labels", "horizon_ns"), ("train", "trees")):
         if sections[section][key] < 1:
             raise ConfigurationError(f"{path}: {section}.{key} must be at least 1")
+    if not sections["advice"]["delay_us"]:
+        raise ConfigurationError(
+            f"{path}: advice.delay_us is empty", "name at least one delay; 0 is one, too"
+        )
     if sections["split"]["purge_ns"] < sections["labels"]["horizon_ns"]:
         raise ConfigurationError(
             f"{path}: split.purge_ns is shorter than labels.horizon_ns",
@@ -151,7 +161,7 @@ class Layout:
 DEFAULT_DECISION = {
     "epoch_ns": 250_000_000,
     "epoch_reads": 64,
-    "advice_delay_ns": 1_000_000,
+    "advice_delay_ns": [1_000_000],
     "block_ns": 100_000_000,
 }
 DEFAULT_HORIZON_NS = 1_000_000_000
@@ -162,4 +172,4 @@ def headroom_params(path: Path) -> tuple[Mapping[str, Any], int]:
     if not path.exists():
         return DEFAULT_DECISION, DEFAULT_HORIZON_NS
     params = load(path)
-    return params["decision"], int(params["labels"]["horizon_ns"])
+    return params.decision, int(params["labels"]["horizon_ns"])

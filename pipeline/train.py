@@ -110,7 +110,7 @@ class Trainer:
         """The labeller of a capture, with its simulation."""
         if capture not in self.labellers:
             simulation = self.captures[capture].simulation(
-                self.subsystem, self.calibration, self.params["decision"]
+                self.subsystem, self.calibration, self.params.decision
             )
             self.labellers[capture] = Labeller(
                 self.subsystem, simulation, self.params["labels"]["horizon_ns"]

@@ -182,8 +182,9 @@ class Subsystem(Protocol):
         calibration: Mapping[str, Mapping[str, int]],
         params: Mapping[str, Any],
     ) -> Simulation:
-        """A simulation at its beginning. ``params`` = the ``decision`` section of params.yaml:
-        ``epoch_ns``, ``epoch_reads``, ``advice_delay_ns``, ``block_ns``."""
+        """A simulation at its beginning. ``params``: ``epoch_ns``, ``epoch_reads``, ``block_ns``, and
+        ``advice_delay_ns``, a number or a list of which each piece of advice takes one, in a way that depends
+        on where in the demand it is given and on nothing else."""
 
     def rule(self, features: NDArray[np.float32]) -> int:
         """The trivial rule: two lines from features to an action (or KEEP)."""

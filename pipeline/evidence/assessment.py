@@ -41,7 +41,8 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
     hosts = {host for panel in every for host in panel.host.tolist()}
     excluded = sections.unfaithful(context, captures, limits)
     kept = [_without(panel, excluded) for panel in every]
-    evaluated = [evaluate(p, metrics, context.get("bound") or {}, limits) for p in kept if len(p)]
+    bounds, advice = context.get("bound") or {}, context.get("advice_cost") or {}
+    evaluated = [evaluate(p, metrics, bounds, limits, advice.get(p.evaluation)) for p in kept if len(p)]
     names = {e.findings.evaluation for e in evaluated}
     live, live_section = sections.live(context, limits)
     total = (context.get("fidelity") or {}).get("total")

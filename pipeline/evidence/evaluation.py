@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hindsight.pipeline.evidence import wording
+from hindsight.pipeline.evidence.advice_cost import charged, spent
 from hindsight.pipeline.evidence.arms import BEST_STATIC, BEST_STATIC_EACH, BestStatic, add_best_static
 from hindsight.pipeline.evidence.comparisons import Finding, enough, findings, not_inferior
 from hindsight.pipeline.evidence.figures import Count, Figure, Quoted, Series, percent
@@ -55,15 +56,22 @@ class Evaluated:
 
 
 def evaluate(
-    panel: Panel, metrics: Sequence[MetricInfo], bounds: Mapping[str, int], limits: Thresholds
+    panel: Panel,
+    metrics: Sequence[MetricInfo],
+    bounds: Mapping[str, int],
+    limits: Thresholds,
+    advice: Mapping[str, int] | None = None,
 ) -> Evaluated:
-    """Everything that is said about one evaluation; ``bounds``: capture → proven least cost."""
+    """Everything that is said about one evaluation; ``bounds``: capture → proven least cost; ``advice``:
+    events, decisions, actions and their processor time ``ns``, None if nobody counted them.
+    """
     cost = metrics[0]
     panel, static = add_best_static(panel)
     drawn, versus = against(panel, limits)
     room = headroom(panel, MODEL, bounds, limits.min_headroom)
     damage = harm(panel, MODEL, limits.non_inferiority)
     rows = _workloads(panel, static, limits)
+    charge = charged(advice, versus[STOCK].effect, cost.unit)
     result = Findings(
         evaluation=panel.evaluation,
         stock=versus[STOCK],
@@ -73,6 +81,7 @@ def evaluate(
         worse=tuple(r.name for r in rows if r.finding is Finding.WORSE),
         at_risk=tuple(r.name for r in rows if r.at_risk and r.finding is not Finding.WORSE),
         unknown=tuple(r.name for r in rows if r.finding is Finding.UNKNOWN),
+        charge=charge or 0.0,
     )
     stock = versus[STOCK]
     section = {
@@ -89,6 +98,7 @@ def evaluate(
             "finding": stock.finding.value,
             "median_workload": _median_workload(rows, cost),
         },
+        "advice_cost": None if advice is None else spent(advice, charge, stock.effect, cost.label),
         "comparisons": [
             {"against": name, "finding": v.finding.value, **effect_figures(v.effect, cost)}
             for name, v in result.versus.items()

@@ -11,7 +11,8 @@ unfaithful            the replay's exact share is unknown or below the threshold
 no_evidence           an evaluation is missing, or has too few blocks or no interval          learning
 harm                  worse than stock overall, or some workload worse without an overall     emergency
                       gain
-no_difference         no significant difference to stock                                      learning
+no_difference         no significant difference to stock, or none that is shown to exceed     learning
+                      what advice costs
 beaten                the trivial rule is better, or the null model not beaten                learning
 not_confirmed         a live check was made and is outside its error                          learning
 gain_with_risk        gain, but one of: a workload worse, or not shown to be no worse; the    collaboration
@@ -113,6 +114,8 @@ class Findings:
     worse: tuple[str, ...] = ()
     at_risk: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    charge: float = 0.0
+    """Processor time of advice, as a share of what stock costs."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,9 @@ def _judge(found: Findings, evidence: Evidence) -> tuple[Outcome, tuple[Reason, 
         return Outcome.NO_DIFFERENCE, (
             Reason("no_difference", f"No significant difference to stock {where}."),
         )
+    if found.charge > 0 and (stock.effect.low is None or stock.effect.low <= found.charge):
+        text = f"The gain is not shown to exceed what advice costs {where} ({wording.share(found.charge)})."
+        return Outcome.NO_DIFFERENCE, (Reason("costs_more", text),)
     beaten = []
     if rule is not None and rule.finding is Finding.WORSE:
         beaten.append(Reason("rule_better", f"The trivial rule is better {where}: use the rule."))
@@ -301,6 +307,8 @@ def _line(outcome: Outcome, found: Findings | None, evidence: Evidence) -> str:
             return f"Do not use this model: it {change} {where} {detail}."
         case Outcome.HARM:
             return f"Do not use this model: no gain overall, and worse on {wording.listed(found.worse)}."
+        case Outcome.NO_DIFFERENCE if found.stock.finding is Finding.BETTER:
+            return f"The model {change} {where} {detail}, but not by more than its advice is shown to cost."
         case Outcome.NO_DIFFERENCE:
             seen = ""
             if effect.detectable is not None:

@@ -44,6 +44,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
     return [*out, ""]
 
 
+def _advice_cost(advice: Report | None) -> list[list[str]]:
+    if not advice:
+        return []
+    net = advice["net_gain"]
+    return [
+        ["processor time of advice", f"{numbers.figure(advice['share'])} of what stock costs"],
+        ["gain net of it", f"{numbers.gain(net)} ({numbers.interval(net)})"],
+    ]
+
+
 def _evaluation(evaluation: Report, report: Report) -> list[str]:
     name, harm, room = numbers.evaluation(evaluation["name"]), evaluation["harm"], evaluation["headroom"]
     confidence = f"{report['confidence']:g} % interval"
@@ -64,6 +74,7 @@ def _evaluation(evaluation: Report, report: Report) -> list[str]:
         ["headroom to the proven bound", numbers.figure(room["proven"])],
         ["captured of it", f"{numbers.figure(room['captured'])} ({numbers.interval(room['captured'])})"],
         ["headroom to the best known policy", numbers.figure(room["best_known"])],
+        *_advice_cost(evaluation["advice_cost"]),
     ]
     lines = [f"## {name.capitalize()}: {evaluation['question']}", "", *table(["", ""], facts)]
     lines += table(

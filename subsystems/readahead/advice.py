@@ -6,7 +6,6 @@ import numpy as np
 
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.world import (
-    ADVICE_DELAY,
     ADVISED,
     DUE,
     NO_ADVICE,
@@ -31,13 +30,28 @@ def take_advice(world: World, state: State, stream: int) -> None:
 
 
 @step
-def give_advice(world: World, state: State, dirty: Dirty, stream: int, action: int, now: int) -> None:
-    """Send an action to a stream at ``now`` (ns); it arrives after the advice delay. It replaces one on its
-    way.
+def give_advice(
+    world: World, state: State, dirty: Dirty, stream: int, action: int, now: int, op: int
+) -> None:
+    """Send an action to a stream at ``now`` (ns), where its operation ``op`` is about to begin; it arrives
+    after the delay of that operation. It replaces one on its way.
     """
     s = np.uint64(stream)
     touch_stream(dirty, stream)
     if state.streams[s, ADVISED] != NO_ADVICE and state.streams[s, DUE] <= now:
         take_advice(world, state, stream)
     state.streams[s, ADVISED] = action
-    state.streams[s, DUE] = now + world.settings[ADVICE_DELAY]
+    state.streams[s, DUE] = now + delay_at(world, op)
+
+
+@step
+def delay_at(world: World, op: int) -> int:
+    """The delay (ns) of advice given before operation ``op``: one of ``World.delays``, each as likely, and
+    the same whoever advises, so that policies are compared under the same delays. (The finalizer of
+    SplitMix64: Steele, Lea, Flood 2014.)
+    """
+    x = np.uint64(op) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return world.delays[x % np.uint64(world.delays.shape[0])]  # type: ignore[no-any-return]

@@ -174,7 +174,8 @@ class ReadaheadSimulation:
     """A timed replay of the eligible streams of one capture; see the protocol for the meaning of the methods.
 
     ``demand``: the tables of ``demand.demand``; ``calibration``: :data:`PARAMETERS` per device name;
-    ``params``: ``epoch_ns``, ``epoch_reads``, ``advice_delay_ns``, ``block_ns``.
+    ``params``: ``epoch_ns``, ``epoch_reads``, ``advice_delay_ns`` (one, or several of which each piece of
+    advice takes one), ``block_ns``.
     """
 
     def __init__(
@@ -203,9 +204,10 @@ class ReadaheadSimulation:
         simulated[np.unique(table[np.unique(ops[:, layout.STREAM]), FILE])] = True
         self._size = np.where(simulated, np.asarray(files["size"]).astype(np.int64), 0)
         self._max_order = np.asarray(files["max_order"]).astype(np.uint8)
-        settings = [params["epoch_ns"], params["epoch_reads"], params["advice_delay_ns"]]
+        settings = np.array([params["epoch_ns"], params["epoch_reads"]], np.int64)
+        delays = np.atleast_1d(np.asarray(params["advice_delay_ns"], np.int64))
         costs = np.zeros((names, layout.N_COST), np.int64)
-        self.world = World(ops, first, table, costs, *actions.table(), np.array(settings, np.int64))
+        self.world = World(ops, first, table, costs, *actions.table(), settings, delays)
         for row in range(names):
             self.set_parameters(row, find_parameters(demand, row, calibration))
         self._file_of = table[:, FILE].astype(np.uint32)
@@ -323,7 +325,8 @@ class ReadaheadSimulation:
         """Take an action for that stream (or KEEP), effective after the advice delay."""
         now = self.now
         if action != KEEP:
-            advice.give_advice(self.world, self.live, self._dirty, self._stream, action, now)
+            op = int(self.live.tasks[self._task, NEXT])
+            advice.give_advice(self.world, self.live, self._dirty, self._stream, action, now, op)
 
     def rollout(self, action: int, horizon_ns: int) -> int:
         """Stall (ns) of the demand of the next ``horizon_ns`` if that stream takes ``action`` now."""
@@ -332,7 +335,8 @@ class ReadaheadSimulation:
             self._spare = layout.copy(self.live)
         layout.put_back(self.live, self._spare, self._dirty)
         if action != KEEP:
-            advice.give_advice(self.world, self._spare, self._rolled, self._stream, action, now)
+            op = int(self.live.tasks[self._task, NEXT])
+            advice.give_advice(self.world, self._spare, self._rolled, self._stream, action, now, op)
         _targets(self.world, self.live, now, horizon_ns, self._targets)
         _, _, cost = self._run(self._spare, self._rolled, False, True, self._no_stalls)
         layout.put_back(self.live, self._spare, self._rolled)

@@ -36,7 +36,7 @@ N_CONSTANT = 4
 READ_NS, COPY_NS, FETCH_NS = range(3)
 N_COST = 3
 # World.settings (i64).
-EPOCH_LENGTH, EPOCH_READS, ADVICE_DELAY = range(3)
+EPOCH_LENGTH, EPOCH_READS = range(2)
 # Columns of State.tasks (i64). CLOCK: when the task goes on, FOREVER at its end; NEXT: ordinal of its
 # operation; PAGE: next page of the read it is in, -1 between operations; BEGUN: when that read began;
 # EARLIEST: when a task that waits for another one could go on.
@@ -50,7 +50,8 @@ NO_ADVICE = -1
 
 class World(NamedTuple):
     """Constants of a capture: operations i64[N, N_OP] sorted by (task, ts), where each task's begin u64[T +
-    1], streams i64[S, N_CONSTANT], costs i64[D, N_COST], what actions set (u32[A], u8[A]), settings i64[3].
+    1], streams i64[S, N_CONSTANT], costs i64[D, N_COST], what actions set (u32[A], u8[A]), settings i64[2],
+    delays of advice i64[K] (ns, :mod:`hindsight.subsystems.readahead.advice`).
     """
 
     ops: NDArray[np.int64]
@@ -60,6 +61,7 @@ class World(NamedTuple):
     action_ra: NDArray[np.uint32]
     action_random: NDArray[np.uint8]
     settings: NDArray[np.int64]
+    delays: NDArray[np.int64]
 
 
 class State(NamedTuple):

@@ -60,6 +60,7 @@ ROWS = {
     "harm": (with_findings(stock=against(WORSE)), Outcome.HARM, "worse_overall"),
     "harm here": (with_findings(stock=against(SAME), worse=("w",)), Outcome.HARM, "workload_worse"),
     "no difference": (with_findings(stock=against(SAME)), Outcome.NO_DIFFERENCE, "no_difference"),
+    "eaten by its cost": (with_findings(charge=0.16), Outcome.NO_DIFFERENCE, "costs_more"),
     "rule better": (with_findings(versus=versus("rule", WORSE)), Outcome.BEATEN, "rule_better"),
     "null as good": (with_findings(versus=versus("null", SAME)), Outcome.BEATEN, "null_as_good"),
     "live failed": (replace(BEST, live=False), Outcome.NOT_CONFIRMED, "live_check_failed"),
@@ -124,6 +125,13 @@ def test_it_is_said_plainly_what_the_model_does_not_beat() -> None:
     statements = decide(with_findings(stock=against(BETTER, 0.1), versus=versus("rule", SAME))).statements
     assert any(s.startswith("It does not beat the trivial rule: no significant") for s in statements)
     assert any(s.startswith("It beats the best single static setting") for s in statements)
+
+
+def test_a_gain_must_exceed_what_advice_costs() -> None:
+    assert decide(with_findings(charge=0.14)).outcome is Outcome.GAIN
+    verdict = decide(with_findings(charge=0.16))  # (the interval of the gain begins at 0.15)
+    assert "not by more than its advice is shown to cost" in verdict.line
+    assert "(16.0 %)" in verdict.reasons[0].text
 
 
 def test_one_host_makes_no_claim_across_hosts() -> None:

@@ -25,7 +25,7 @@ def simulation(toy: Subsystem, tmp_path_factory: pytest.TempPathFactory) -> Simu
     dataset = tmp_path_factory.mktemp("one")
     write_capture(dataset, "c", "w", "p", 10**18, ("run", "jump", "phases"))
     demand = read_demand(toy, find_captures(dataset)[0])
-    return toy.simulation(demand, toy.calibrate([demand]), params.load(ROOT / "params.yaml")["decision"])
+    return toy.simulation(demand, toy.calibrate([demand]), params.load(ROOT / "params.yaml").decision)
 
 
 def test_labels_are_what_the_capture_then_really_costs(toy: Subsystem, simulation: Simulation) -> None:
@@ -74,7 +74,7 @@ def test_a_capture_without_a_decision_gives_empty_states(toy: Subsystem, tmp_pat
     write_capture(tmp_path, "c", "w", "p", 10**18, ("run",), reads=20)
     demand = read_demand(toy, find_captures(tmp_path)[0])
     simulation = toy.simulation(
-        demand, toy.calibrate([demand]), params.load(ROOT / "params.yaml")["decision"]
+        demand, toy.calibrate([demand]), params.load(ROOT / "params.yaml").decision
     )
     states = Labeller(toy, simulation, HORIZON).label(keep)
     assert states.features.shape == (0, 3) and states.costs.shape == (0, 5)

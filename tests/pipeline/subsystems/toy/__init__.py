@@ -39,6 +39,7 @@ class ToySimulation:
         self.eligible = demand["streams"]["eligible"]
         self.costs = calibration[str(demand["streams"]["device"][0])]
         self.params = params
+        self.delays = np.atleast_1d(params["advice_delay_ns"]).tolist()
         self.blocks = ((self.ts - self.ts[0]) // params["block_ns"]).astype(int)
         self.reset()
 
@@ -99,7 +100,7 @@ class ToySimulation:
         state = self.streams[int(self.stream[self.at])]
         state[4], state[5], state[6] = int(self.ts[self.at]), 0, 0
         if action != KEEP:
-            state[7], state[8] = WINDOWS[action], state[4] + self.params["advice_delay_ns"]
+            state[7], state[8] = WINDOWS[action], state[4] + self.delays[self.at % len(self.delays)]
 
     def rollout(self, action: int, horizon_ns: int) -> int:
         saved = copy.deepcopy((self.streams, self.at, self.waiting, self.fetched)), self.metrics.copy()

@@ -21,6 +21,7 @@ from hindsight.subsystems.readahead.metrics import (
 )
 from hindsight.subsystems.readahead.simulation import ANY_DEVICE, ReadaheadSimulation
 from hindsight.subsystems.readahead.state import new_log
+from hindsight.subsystems.readahead.world import DUE
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -205,6 +206,28 @@ def test_advice_arrives_after_its_delay(make):
         simulation.advance()
         stock, more = (simulation.rollout(a, FOREVER) for a in (KEEP, index_of_limit(512)))
         assert (more < stock) == changed
+
+
+def test_delays_are_drawn_alike_for_every_policy(make, drive):
+    demand = make([40_000])
+    for i in range(9000):
+        demand.read(1000 + i * MS, i * 4, 4)
+    delays = [0, MS, 7 * MS, 30 * MS]
+    simulation = demand.simulation(params={**PARAMS, "advice_delay_ns": delays})
+    given: dict[int, list[tuple[int, int]]] = {}
+    for action in (index_of_limit(64), index_of_limit(512)):
+        simulation.reset()
+        while simulation.advance() >= 0:
+            simulation.act(action)
+            due = int(simulation.live.streams[0, DUE]) - simulation.now
+            given.setdefault(action, []).append((simulation.recorded_ts, due))
+    one, other = (dict(rows) for rows in given.values())
+    common = one.keys() & other.keys()
+    assert len(common) > 20 and all(one[ts] == other[ts] for ts in common)
+    drawn = [due for rows in given.values() for _, due in rows]
+    assert set(drawn) == set(delays)
+    # Each as likely: of some 70 none comes more than twice as often as it should.
+    assert max(drawn.count(delay) for delay in delays) < len(drawn) / 2
 
 
 def test_later_advice_of_the_application_overrides(make, drive):
