@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from hindsight.errors import ConfigurationError, UsageError
+from hindsight.lab import advice_command
 from hindsight.lab.fuzz import command as fuzz
 
 EXAMPLES = """examples:
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   sudo hindsight lab device remove mine slow
   sudo hindsight lab validate readahead --quick                predict, then run; about 20 minutes
   sudo hindsight lab fuzz-readahead --seed 1 --seeds 20        random programs, replay against kernel
+  sudo hindsight lab delay -o /tmp/delay --samples 100         how late advice is, and what it costs
 """
 
 
@@ -33,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     workloads.set_defaults(run=_workloads)
     fuzz.configure(commands)
+    advice_command.configure(commands)
 
 
 def _configure_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
