@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,8 +11,10 @@ from hindsight.pipeline.drive import Outcome
 from hindsight.pipeline.evidence.advice_cost import charged, spent
 from hindsight.pipeline.evidence.figures import seal
 from hindsight.pipeline.evidence.paired import Effect
+from hindsight.pipeline.params import load
 from hindsight.subsystems.contract import Label
 
+ROOT = Path(__file__).parents[2]
 NOTHING = np.zeros((1, 1), np.int64)
 EFFECT = Effect(50, 12, 1_000_000, 800_000, 0.2, 0.15, 0.25, 0.02, 0.01, 0.06, 0.2)
 
@@ -41,3 +46,14 @@ def test_time_is_not_charged_against_something_else() -> None:
     assert charged(advice, EFFECT, "pages") is None and charged(None, EFFECT, "ns") is None
     tree = seal(spent(advice, None, EFFECT, Label.EXACT))
     assert tree["net_gain"]["value"] is None and "cannot be charged" in tree["net_gain"]["note"]
+
+
+def test_the_parameters_are_what_was_measured() -> None:
+    measured = json.loads((ROOT / "data/measured/advice/summary.json").read_text())
+    together, advice = measured["together"], load(ROOT / "params.yaml")["advice"]
+    delays = together["from_oldest_event"]["quantiles_ns"]
+    assert advice["delay_us"] == [round(delay / 1000) for delay in delays]
+    costs = together["costs"]
+    assert advice["event_ns"] == measured["capture_without_pause"]["cpu_per_event_ns"]
+    assert advice["decision_ns"] == costs["capture"]["cpu_per_wakeup_ns"] + costs["decision"]["mean_ns"]
+    assert advice["action_ns"] == costs["acting"]["mean_ns"]
