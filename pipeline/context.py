@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from hindsight.pipeline.explain import beyond
 from hindsight.pipeline.ingested import Calibration, Ingested
 from hindsight.pipeline.live import live_check
 from hindsight.pipeline.params import Layout, Params
+from hindsight.pipeline.realised import Realised, as_predicted, load
 from hindsight.pipeline.split import Split
 from hindsight.pipeline.store import read_json, sha256
 from hindsight.subsystems.contract import Subsystem
@@ -54,6 +58,43 @@ def build_context(
         },
         "live_check": live_check(params.root, subsystem.name, int(params["evaluate"]["min_blocks"])),
         "provenance": provenance(params, layout),
+        **realised(subsystem, params, manifest, load(layout), training),
+    }
+
+
+def realised(
+    subsystem: Subsystem,
+    params: Params,
+    manifest: Mapping[str, Any],
+    rows: Realised,
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What was recommended live and what it brought, under the key ``realised``; {} without a journal.
+
+    ``rows``: one per recommendation. ``comparable_ppm``: what was realised, in the terms of the prediction.
+    ``outside``: whether a feature was beyond what the replayed states that
+    the model learned from have (``support`` of training.json).
+    """
+    if "realised" not in manifest:
+        return {}
+    support = training["model"]["support"]
+    ends = [support.get(f.name, ()) for f in subsystem.features]
+    outside = np.any(beyond(rows.features(subsystem), ends), axis=1)
+    comparable = np.zeros(len(rows), np.int64)
+    measured = np.asarray(rows.columns["measured"], np.bool_)
+    comparable[measured] = as_predicted(rows.measured(), params["labels"])
+    columns = ("capture", "stream", "model", "at_ns", "measured", "predicted_ppm", "realised_ppm")
+    values = [rows.columns[name].tolist() for name in columns]
+    entries = zip(*values, comparable.tolist(), outside.tolist(), strict=True)
+    return {
+        "realised": {
+            "recommendations": manifest["realised"]["recommendations"],
+            "left_out": manifest["realised"]["left_out"],
+            "learned": (training["model"].get("realised") or {}).get("rows", 0),
+            "rows": [
+                dict(zip((*columns, "comparable_ppm", "outside"), entry, strict=True)) for entry in entries
+            ],
+        }
     }
 
 

@@ -19,6 +19,7 @@ from hindsight.pipeline.explain import Explainer, HeldOut, explain
 from hindsight.pipeline.ingested import Calibration, Ingested, load
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
+from hindsight.pipeline.realised import learned_from
 from hindsight.pipeline.split import Split, programs, tomorrow, without_program
 from hindsight.pipeline.store import concatenate, read_json, write_columns, write_json
 from hindsight.subsystems.contract import Columns, Subsystem
@@ -135,7 +136,8 @@ def plan(
     plans: dict[str, list[Plan]] = {}
     _, test = tomorrow(facts, division)
     if test:
-        check_tomorrow([by_id[c] for c in training["model"]["captures"]], test, params["split"]["purge_ns"])
+        learned = [by_id[c] for c in learned_from(training["model"])]
+        check_tomorrow(learned, test, params["split"]["purge_ns"])
         forest = _forest(layout, "model.ubj")
         for f in test:
             plans.setdefault(str(f["capture"]), []).append(Plan(TOMORROW, forest))
@@ -144,7 +146,7 @@ def plan(
             continue
         fold = training["without"][program]
         _, test = without_program(facts, division, program)
-        check_new_workload([by_id[c] for c in fold["captures"]], test)
+        check_new_workload([by_id[c] for c in learned_from(fold)], test)
         forest = _forest(layout, fold["file"])
         for f in test:
             plans.setdefault(str(f["capture"]), []).append(Plan(NEW_WORKLOAD, forest))

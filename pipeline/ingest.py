@@ -10,11 +10,12 @@ from typing import Any
 from hindsight.pipeline.dataset import Capture, find_captures
 from hindsight.pipeline.demand import Demand, dominant, exclusions, read_demands
 from hindsight.pipeline.fidelity import compare_capture, total
+from hindsight.pipeline.journal import read_journal, together
 from hindsight.pipeline.manifest import describe_capture, describe_files
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
 from hindsight.pipeline.replay import emit, encode_emitted
-from hindsight.pipeline.store import write_bytes, write_json, write_tables
+from hindsight.pipeline.store import write_bytes, write_columns, write_json, write_tables
 from hindsight.subsystems.contract import Columns, Subsystem
 
 
@@ -46,9 +47,30 @@ def ingest(params: Params, subsystem: Subsystem) -> dict[str, Any]:
         "without_demand": without,
         "events": sum(events.values()),
         "files": [entry for entries in files for entry in entries],
+        **_write_journals(subsystem, layout, found),
     }
     write_json(layout.ingest / "manifest.json", manifest)
     return manifest
+
+
+def _write_journals(
+    subsystem: Subsystem, layout: Layout, found: list[tuple[Capture, Demand]]
+) -> dict[str, Any]:
+    """realised.parquet; what the manifest says of it, nothing if no capture holds a journal."""
+    read = each(lambda item: read_journal(subsystem, item[0]), found, "journal")
+    journals = [journal for journal in read if journal is not None]
+    whole = together(subsystem, journals)
+    write_columns(layout.realised, whole.columns)
+    if not journals:
+        return {}
+    return {
+        "realised": {
+            "captures": len(journals),
+            "recommendations": whole.recommendations,
+            "measured": int(whole.columns["measured"].sum()),
+            "left_out": dict(whole.left_out),
+        }
+    }
 
 
 def _compare(

@@ -32,6 +32,7 @@ REQUIRED: dict[str, dict[str, str]] = {
         "reg_lambda": _FLOAT,
         "subsample": _FLOAT,
         "max_bin": _INT,
+        "realised_weight": _FLOAT,
     },
     "evaluate": {"seed": _INT, "draws": _INT, "fidelity": _FLOAT, "delays_ns": _INTS},
     "package": {"version": _TEXT, "validity_days": _INT},
@@ -130,8 +131,13 @@ class Layout:
 
     @property
     def ingest(self) -> Path:
-        """manifest.json, emitted.parquet, fidelity.json, demand/CAPTURE/TABLE.parquet."""
+        """manifest.json, emitted.parquet, fidelity.json, realised.parquet, demand/CAPTURE/TABLE.parquet."""
         return self.root / "build" / self.subsystem / "ingest"
+
+    @property
+    def realised(self) -> Path:
+        """Recommendations with what they brought, of all captures; written by ingest."""
+        return self.ingest / "realised.parquet"
 
     @property
     def featurize(self) -> Path:

@@ -21,6 +21,9 @@ from hindsight.pipeline.labels import Labeller, States, join, relative
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
 from hindsight.pipeline.policies import ModelPolicy, candidates
+from hindsight.pipeline.realised import Realised, rows_to_learn
+from hindsight.pipeline.realised import load as load_realised
+from hindsight.pipeline.realised import summary as realised_summary
 from hindsight.pipeline.split import Split, programs, tomorrow, without_program
 from hindsight.pipeline.store import read_json, rounded, write_bytes, write_json
 from hindsight.subsystems.contract import Subsystem
@@ -53,6 +56,18 @@ def examples(subsystem: Subsystem, states: States, labels: Mapping[str, Any]) ->
         inputs,
         relative(states.costs, labels).reshape(-1),
         np.repeat(worth.astype(np.float32), n_candidates),
+    )
+
+
+def with_realised(rows: Examples, subsystem: Subsystem, realised: Realised, params: Params) -> Examples:
+    """``rows``, then what recommendations really changed; ``rows`` themselves if there is none of it."""
+    if not len(realised):
+        return rows
+    inputs, targets, weights = rows_to_learn(subsystem, realised, params)
+    return Examples(
+        np.concatenate([rows.inputs, inputs]),
+        np.concatenate([rows.targets, targets]),
+        np.concatenate([rows.weights, weights]),
     )
 
 
@@ -97,13 +112,17 @@ def input_names(subsystem: Subsystem) -> list[str]:
 
 @dataclass
 class Trainer:
-    """Trains models on some of the captures; the labels of a state are shared by all of them."""
+    """Trains models on some of the captures; the labels of a state are shared by all of them.
+
+    ``realised``: of all captures; a model is given those of its own.
+    """
 
     params: Params
     subsystem: Subsystem
     captures: Mapping[str, Ingested]
     calibration: Calibration
     labelled: Mapping[str, States]
+    realised: Realised | None = None
     labellers: dict[str, Labeller] = field(default_factory=dict)
 
     def labeller(self, capture: str) -> Labeller:
@@ -116,6 +135,18 @@ class Trainer:
                 self.subsystem, simulation, self.params["labels"]["horizon_ns"]
             )
         return self.labellers[capture]
+
+    def realised_of(self, captures: Sequence[str]) -> Realised:
+        """What a model of these captures may learn of what was realised: no other capture's rows."""
+        known = self.realised
+        if known is None or not self.params["train"]["realised_weight"]:
+            return Realised({"capture": np.zeros(0, object)})
+        return known.measured().of(captures)
+
+    def examples(self, states: States, captures: Sequence[str]) -> Examples:
+        """What a model of these captures sees of these states, and of what was realised."""
+        rows = examples(self.subsystem, states, self.params["labels"])
+        return with_realised(rows, self.subsystem, self.realised_of(captures), self.params)
 
     def train(self, captures: Sequence[str], label: str) -> tuple[bytes, States]:
         """A model (UBJSON) of these captures alone, and all the states that it learned from.
@@ -132,7 +163,7 @@ class Trainer:
                 "record for longer, or lower decision.epoch_ns and decision.epoch_reads in params.yaml",
             )
         names = input_names(subsystem)
-        rows = examples(subsystem, join(parts), self.params["labels"])
+        rows = self.examples(join(parts), captures)
         model = fit(rows, names, options).save_raw("ubj")
         for number in range(self.params["labels"]["rounds"]):
             forest = trees.load(bytes(model))
@@ -142,7 +173,7 @@ class Trainer:
                 return self.labeller(capture).label(policy)
 
             parts += each(reached, list(captures), f"{label}, round {number + 1}")
-            rows = examples(subsystem, join(parts), self.params["labels"])
+            rows = self.examples(join(parts), captures)
             model = fit(rows, names, options).save_raw("ubj")
         return bytes(model), join(parts)
 
@@ -158,14 +189,19 @@ def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     facts = [capture.facts for capture in captures.values() if capture.facts["eligible_streams"]]
     division = Split.from_json(read_json(layout.featurize / "split.json"))
     calibration = read_json(layout.featurize / "calibration.json")
-    trainer = Trainer(params, subsystem, captures, calibration, labelled)
+    trainer = Trainer(params, subsystem, captures, calibration, labelled, load_realised(layout))
+
+    def described(model: bytes, chosen: Sequence[Mapping[str, Any]], states: States) -> dict[str, Any]:
+        realised = trainer.realised_of([f["capture"] for f in chosen])
+        return describe(subsystem, model, chosen, states) | realised_summary(realised)
 
     chosen, _ = tomorrow(facts, division)
     model, states = trainer.train([f["capture"] for f in chosen], "model")
     write_bytes(layout.train / "model.ubj", model)
-    summary: dict[str, Any] = {"model": describe(subsystem, model, chosen, states), "without": {}}
+    summary: dict[str, Any] = {"model": described(model, chosen, states), "without": {}}
 
-    rows = shuffled(examples(subsystem, states, params["labels"]), params["train"]["seed"])
+    learned = trainer.examples(states, [f["capture"] for f in chosen])
+    rows = shuffled(learned, params["train"]["seed"])
     null = bytes(fit(rows, input_names(subsystem), params["train"]).save_raw("ubj"))
     write_bytes(layout.train / "null.ubj", null)
 
@@ -177,7 +213,7 @@ def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
         model, states = trainer.train([f["capture"] for f in chosen], f"without {program}")
         name = f"without/{number:02d}.ubj"
         write_bytes(layout.train / name, model)
-        summary["without"][program] = describe(subsystem, model, chosen, states) | {
+        summary["without"][program] = described(model, chosen, states) | {
             "file": name,
             "test": [f["capture"] for f in test],
         }

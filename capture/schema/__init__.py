@@ -18,6 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from hindsight.capture.schema import (
+    advice,
     blockio,
     damon,
     facts,
@@ -57,7 +58,9 @@ _EVENTS = (
     *openfiles.EVENTS,
 )  # fmt: skip
 
-TABLES: dict[str, Table] = {table.name: table for table in (*_EVENTS, *facts.FACTS, *proxies.PROXIES)}
+TABLES: dict[str, Table] = {
+    table.name: table for table in (*_EVENTS, *facts.FACTS, *proxies.PROXIES, *advice.ADVICE)
+}
 
 _DTYPES = {
     "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",

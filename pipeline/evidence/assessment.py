@@ -14,6 +14,7 @@ from hindsight.pipeline.evidence.evaluation import MetricInfo, evaluate
 from hindsight.pipeline.evidence.explanations import explanations
 from hindsight.pipeline.evidence.figures import Count, Quoted, seal
 from hindsight.pipeline.evidence.panel import Panel, panels
+from hindsight.pipeline.evidence.realised import realised
 from hindsight.pipeline.evidence.thresholds import Thresholds
 from hindsight.pipeline.evidence.verdict import Evidence, Verdict, decide
 
@@ -45,6 +46,7 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
     evaluated = [evaluate(p, metrics, bounds, limits, advice.get(p.evaluation)) for p in kept if len(p)]
     names = {e.findings.evaluation for e in evaluated}
     live, live_section = sections.live(context, limits)
+    applied, realised_section = realised(context, limits)
     total = (context.get("fidelity") or {}).get("total")
     evidence = Evidence(
         evaluations=tuple(e.findings for e in evaluated),
@@ -59,6 +61,8 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
         calibration_limit=limits.calibration_limit,
         margin=limits.non_inferiority,
         confidence=limits.confidence,
+        applied_worse=applied.worse,
+        drift=applied.warnings,
     )
     verdict = decide(evidence)
     units = [(e.section["name"], e.section["resampled"], e.section["units"].value) for e in evaluated]
@@ -85,6 +89,8 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
         "parameters": Quoted(limits.as_dict()),
         "limits": sections.limitations(context, len(hosts), cost, excluded, units),
     }
+    if realised_section is not None:
+        tree["realised"] = realised_section
     report: dict[str, Any] = seal(tree)
     return report
 

@@ -98,13 +98,13 @@ class Bootstrap:
         arm_sum, base_sum = int(values[:, a, metric].sum()), int(values[:, b, metric].sum())
         gain = _gain(arm_sum, base_sum)
         draws = _gains(self.sums[:, a, metric], self.sums[:, b, metric])
-        factor, df = _plain(self.units)
+        factor, df = plain(self.units)
         if self.sequences and self.units >= 2 and math.isfinite(gain):
             left = values[:, a, metric] - (1.0 - gain) * values[:, b, metric]
             corrected = correction(left, self.sequences)
             if corrected is not None:
                 factor, df = corrected.factor, corrected.df
-        low, high, error, p, detectable = _judge(gain, draws, factor, df, confidence, power)
+        low, high, error, p, detectable = judge(gain, draws, factor, df, confidence, power)
         return Effect(
             blocks=len(self.panel),
             units=self.units,
@@ -121,12 +121,12 @@ class Bootstrap:
         )
 
 
-def _plain(units: int) -> tuple[float, float]:
+def plain(units: int) -> tuple[float, float]:
     """(factor, degrees of freedom): drawing few units from themselves loses a degree of freedom."""
     return (units / (units - 1), float(units - 1)) if units >= 2 else (math.nan, 0.0)
 
 
-def _judge(
+def judge(
     gain: float, draws: NDArray[np.float64], factor: float, df: float, confidence: float, power: float
 ) -> tuple[float | None, float | None, float, float, float | None]:
     """(low, high, standard error, p, detectable) of a figure with its bootstrap draws. ``factor``: of their
@@ -159,8 +159,8 @@ def difference(ours: Bootstrap, theirs: Bootstrap, confidence: float = 0.95, pow
         draws.append(_gains(drawn.sums[:, a, 0], drawn.sums[:, b, 0]))
     units = min(ours.units, theirs.units)
     gain = gains[0] - gains[1]
-    factor, df = _plain(units)
-    low, high, error, p, detectable = _judge(gain, draws[0] - draws[1], factor, df, confidence, power)
+    factor, df = plain(units)
+    low, high, error, p, detectable = judge(gain, draws[0] - draws[1], factor, df, confidence, power)
     blocks = min(len(ours.panel), len(theirs.panel))
     return Effect(blocks, units, 0, 0, gain, low, high, error, p, detectable, None, df)
 

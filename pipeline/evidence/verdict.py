@@ -14,10 +14,12 @@ harm                  worse than stock overall, or some workload worse without a
 no_difference         no significant difference to stock, or none that is shown to exceed     learning
                       what advice costs
 beaten                the trivial rule is better, or the null model not beaten                learning
-not_confirmed         a live check was made and is outside its error                          learning
+not_confirmed         a live check was made and is outside its error; or advice that was      learning
+                      applied made it worse than none, beyond noise
 gain_with_risk        gain, but one of: a workload worse, or not shown to be no worse; the    collaboration
                       rule not beaten; a single static setting better; a cost that is only
-                      bounded; the model of time not calibrated; no live check
+                      bounded; the model of time not calibrated; no live check; what applied
+                      advice brings drifts
 gain                  none of these                                                           recommendation
 ====================  ======================================================================  ==============
 
@@ -123,7 +125,8 @@ class Evidence:
     """All that the verdict depends on. ``live``: whether a live check was passed; None if none was made.
 
     ``calibration_error``: |modelled - recorded| / recorded, held out, median; None if unknown (which only
-    matters for a modelled cost).
+    matters for a modelled cost). ``applied_worse``: advice that was applied cost more than none, beyond
+    noise; ``drift``: warnings of what was realised, in plain words.
     """
 
     evaluations: tuple[Findings, ...]
@@ -138,6 +141,8 @@ class Evidence:
     calibration_limit: float
     margin: float
     confidence: float
+    applied_worse: bool = False
+    drift: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,9 +262,15 @@ def _judge(found: Findings, evidence: Evidence) -> tuple[Outcome, tuple[Reason, 
         beaten.append(Reason("null_as_good", text))
     if beaten:
         return Outcome.BEATEN, tuple(beaten)
+    unconfirmed = []
     if evidence.live is False:
         text = "The prediction did not come true when it was run live."
-        return Outcome.NOT_CONFIRMED, (Reason("live_check_failed", text),)
+        unconfirmed.append(Reason("live_check_failed", text))
+    if evidence.applied_worse:
+        text = "Advice that was applied made it worse than no advice, beyond noise."
+        unconfirmed.append(Reason("applied_worse", text))
+    if unconfirmed:
+        return Outcome.NOT_CONFIRMED, tuple(unconfirmed)
     risks = _risks(found, evidence)
     return (Outcome.GAIN_WITH_RISK, risks) if risks else (Outcome.GAIN, (Reason("gain", f"A gain {where}."),))
 
@@ -291,6 +302,7 @@ def _risks(found: Findings, evidence: Evidence) -> tuple[Reason, ...]:
             out.append(Reason("not_calibrated", text))
     if evidence.live is None:
         out.append(Reason("no_live_check", "No prediction has been checked live yet."))
+    out += [Reason("drift", warning) for warning in evidence.drift]
     return tuple(out)
 
 
@@ -323,7 +335,8 @@ def _line(outcome: Outcome, found: Findings | None, evidence: Evidence) -> str:
             simpler = "one that learned from shuffled labels"
             return f"The model {change} {where} {detail}, but is not shown to beat {simpler}."
         case Outcome.NOT_CONFIRMED:
-            return f"The replay says that the model {change} {where} {detail}; the live check disagrees."
+            against = "the live check" if evidence.live is False else "what was realised live"
+            return f"The replay says that the model {change} {where} {detail}; {against} disagrees."
         case Outcome.GAIN_WITH_RISK if found.worse:
             return f"The model {change} {where} {detail}, but makes {wording.listed(found.worse)} worse."
         case Outcome.GAIN_WITH_RISK:

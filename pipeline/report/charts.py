@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from hindsight.pipeline.report import courses, numbers
+from hindsight.pipeline.report import courses, numbers, realised
 from hindsight.pipeline.report.drawing import NARROW, Chart, Drawing, draw
 from hindsight.pipeline.report.palette import LIGHT
 
@@ -339,6 +339,7 @@ def all_of(report: Report, margin: float) -> dict[str, Drawing]:
         delay(report),
         calibration(report),
         live(report),
+        realised.calibration(report),
         *courses.drawings(report),
     ]
     return {drawing.name: drawing for drawing in drawn if drawing is not None}

@@ -29,6 +29,8 @@ def markdown(report: Report) -> str:
     for evaluation in report["evaluations"]:
         lines += _evaluation(evaluation, report)
     lines += _replay(report)
+    if "realised" in report:
+        lines += _realised(report["realised"], f"{report['confidence']:g} % interval")
     lines += ["## Limits", "", *(f"- {line}" for line in report["limits"]), ""]
     provenance = report["provenance"]
     if provenance:
@@ -139,3 +141,18 @@ def _replay(report: Report) -> list[str]:
             f"{numbers.figure(live['median_error'])}, p90 {numbers.figure(live['p90_error'])}."
         )
     return [*lines, ""]
+
+
+def _realised(realised: Report, confidence: str) -> list[str]:
+    def row(name: str, applied: int, entry: Report) -> list[str]:
+        gains = [numbers.gain(entry["predicted"]), numbers.gain(entry["realised"])]
+        return [name, f"{applied:,}", *gains, numbers.interval(entry["realised"])]
+
+    lines = ["## Predicted, then realised", "", f"{realised['line']} (measured)", ""]
+    lines += [f"- **{warning}**" for warning in realised["warnings"]]
+    if realised["warnings"]:
+        lines.append("")
+    rows = [row(str(i + 1), b["n"], b) for i, b in enumerate(realised["bins"])]
+    rows.append(row("all", realised["measured"], realised))
+    header = ["by predicted gain", "applied", "predicted (modelled)", "realised (measured)", confidence]
+    return lines + table(header, rows)

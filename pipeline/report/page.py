@@ -33,6 +33,7 @@ def html(report: Mapping[str, Any]) -> str:
         gain=numbers.gain,
         interval=numbers.interval,
         exactly=exactly,
+        digits=digits,
         setting=numbers.setting,
         size=numbers.size,
         finding_of=numbers.finding,
@@ -56,6 +57,11 @@ def exactly(entry: Mapping[str, Any]) -> str:
     """A share of exact decisions: cut, not rounded, so that no miss of a threshold looks like a hit."""
     value = entry["value"]
     return numbers.NONE if value is None else f"{int(value * 100 + 1e-6) / 100:.2f} %"
+
+
+def digits(entry: Mapping[str, Any]) -> str:
+    """A figure without its unit."""
+    return numbers.NONE if entry["value"] is None else numbers.digits(entry["value"])
 
 
 def plain(value: Any) -> str:

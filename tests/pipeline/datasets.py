@@ -31,10 +31,16 @@ def write_table(dataset: Path, table: str, capture: str, columns: dict[str, Any]
 
 
 def accesses(kind: str, n: int, generator: np.random.Generator) -> np.ndarray:
-    """Block numbers: `run`s, `jump`s, or `phases` of both."""
+    """Block numbers: `run`s, `jump`s, `phases` of both, or jumps to short runs (`pairs`, `fours`)."""
     run = np.arange(n)
     jump = generator.integers(0, 1 << 20, n)
-    return {"run": run, "jump": jump, "phases": np.where(np.arange(n) // (n // 4) % 2, run, jump)}[kind]
+    return {
+        "run": run,
+        "jump": jump,
+        "phases": np.where(np.arange(n) // (n // 4) % 2, run, jump),
+        "pairs": jump[run // 2] + run % 2,
+        "fours": jump[run // 4] + run % 4,
+    }[kind]
 
 
 def write_capture(

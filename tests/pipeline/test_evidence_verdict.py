@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ ROWS = {
     "rule better": (with_findings(versus=versus("rule", WORSE)), Outcome.BEATEN, "rule_better"),
     "null as good": (with_findings(versus=versus("null", SAME)), Outcome.BEATEN, "null_as_good"),
     "live failed": (replace(BEST, live=False), Outcome.NOT_CONFIRMED, "live_check_failed"),
+    "applied worse": (replace(BEST, applied_worse=True), Outcome.NOT_CONFIRMED, "applied_worse"),
+    "drift": (replace(BEST, drift=("Drift: worse than before.",)), Outcome.GAIN_WITH_RISK, "drift"),
     "worse": (with_findings(worse=("w",)), Outcome.GAIN_WITH_RISK, "workload_worse"),
     "at risk": (with_findings(at_risk=("w",)), Outcome.GAIN_WITH_RISK, "workload_at_risk"),
     "unknown": (with_findings(unknown=("w",)), Outcome.GAIN_WITH_RISK, "workload_unknown"),
@@ -100,6 +103,31 @@ def test_the_rows_cover_every_outcome_and_the_docs_show_them() -> None:
         assert f"| `{outcome.value}` |" in text and MODES[outcome].value in text
     codes = {reason.code for evidence, _, _ in ROWS.values() for reason in decide(evidence).reasons}
     assert [code for code in sorted(codes) if f"`{code}`" not in text] == []
+
+
+def test_every_row_and_every_reason_of_the_documented_table_has_its_test() -> None:
+    rows = [line.split(" | ") for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    outcomes = {outcome.value for outcome in Outcome}
+    table = {cells[0].strip("| `"): cells for cells in rows if cells[0].strip("| `") in outcomes}
+    assert set(table) == outcomes
+    tested: dict[str, set[str]] = {name: set() for name in outcomes}
+    for evidence, outcome, code in ROWS.values():
+        assert code in {reason.code for reason in decide(evidence).reasons}
+        tested[outcome.value].add(code)
+    for name, (_, _, reasons, mode) in table.items():
+        assert set(re.findall(r"`(\w+)`", reasons)) == tested[name], name
+        assert mode.strip("| ") == MODES[Outcome(name)].value
+
+
+def test_neither_drift_nor_harm_of_applied_advice_leaves_a_recommendation() -> None:
+    assert decide(BEST).mode is Mode.RECOMMENDATION
+    worse = decide(replace(BEST, applied_worse=True))
+    assert worse.mode is Mode.LEARNING and worse.line.endswith("what was realised live disagrees.")
+    drifting = decide(replace(BEST, drift=("Drift: one.", "Drift: two.")))
+    assert drifting.mode is Mode.COLLABORATION
+    assert [r.text for r in drifting.reasons] == ["Drift: one.", "Drift: two."]
+    both = decide(replace(BEST, live=False, applied_worse=True))
+    assert [r.code for r in both.reasons] == ["live_check_failed", "applied_worse"]
 
 
 def test_the_verdict_is_that_of_the_worst_evaluation() -> None:
