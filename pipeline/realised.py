@@ -17,6 +17,8 @@ from hindsight.subsystems.contract import Columns, Subsystem
 PPM = 1_000_000
 HALF_WIDTH = 1.959963984540054
 """Standard errors in half of a 95 % interval."""
+LEAST_GAIN = 0.01
+"""Gains below matter to nobody, even where all of them are acted on."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,17 @@ def weights(rows: Realised, params: Params) -> NDArray[np.float64]:
 
     Worth: as of a state, the root of what the treated operations would have cost without the advice. s: the
     standard error of the realised change, from the noise of the baseline and, as errors fall with the root of
-    n, that of the treated window. t: ``decision.min_gain``. So a row that is as uncertain as the least gain
-    that is acted on weighs half, and one that is ten times as uncertain a hundredth.
+    n, that of the treated window. t: ``decision.min_gain``, one per cent at least. So a row that is as
+    uncertain as the least gain that is acted on weighs half, and one that is ten times as uncertain a
+    hundredth.
     """
     scale = int(params["labels"]["scale"])
     n, treated = (rows.columns[name].astype(np.float64) for name in ("baseline_n", "treated_n"))
     cost = rows.columns["baseline_total"].astype(np.float64) * (treated / n)
     noise = rows.columns["noise_ppm"].astype(np.float64) / PPM / HALF_WIDTH
     variance = noise * noise * (1.0 + n / treated)
-    least = float(params["decision"]["min_gain"]) ** 2
-    total = least + variance
-    trust = np.where(total > 0.0, least / np.where(total > 0.0, total, 1.0), 1.0)
+    least = max(float(params["decision"]["min_gain"]), LEAST_GAIN) ** 2
+    trust = least / (least + variance)
     result: NDArray[np.float64] = (
         float(params["train"]["realised_weight"]) * np.sqrt((cost + scale) / scale) * trust
     )
