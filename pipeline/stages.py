@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hindsight.errors import UsageError
 from hindsight.pipeline.params import Layout, Params
@@ -23,6 +25,7 @@ def run(name: str, params: Params, subsystem: Subsystem) -> list[str]:
         return [
             f"{len(manifest['captures'])} captures, {manifest['events']} events",
             f"replay: {total['matched']} of {total['recorded']} recorded decisions matched",
+            *_journals(manifest),
             *[f"left out: {reason}" for reason in manifest["without_demand"].values()],
         ]
     if name == "featurize":
@@ -56,6 +59,14 @@ def run(name: str, params: Params, subsystem: Subsystem) -> list[str]:
             render(report, layout.report)
         return [f"report: {(layout.report / 'report.html').relative_to(params.root)}"]
     raise UsageError(f"there is no stage {name!r}")
+
+
+def _journals(manifest: Mapping[str, Any]) -> list[str]:
+    found = manifest.get("realised")
+    if not found:
+        return []
+    left_out = "".join(f"; {count} {reason}" for reason, count in found["left_out"].items())
+    return [f"journal: {found['recommendations']} recommendations, {found['measured']} measured{left_out}"]
 
 
 def _empty(directory: Path) -> None:

@@ -292,10 +292,13 @@ def _line(rows: Rows, gain: Estimate, gap: Estimate, limits: Thresholds) -> str:
             f"Not enough evidence: {len(rows)} applied recommendations were measured, in {gain.units} "
             f"streams; {limits.min_blocks} are needed, in two at least."
         )
-    change = "saved" if gain.value >= 0.0 else "cost"
-    said = f"Applied {len(rows)} times, the advice {change} {wording.share(abs(gain.value))} of the cost"
+    change = "saved" if gain.value >= 0.0 else "added"
+    size = wording.share(abs(gain.value))
+    said = f"Applied {len(rows)} times, the advice {change} {size} of the cost each time on average"
     if gain.below(0.0, limits):
-        said += " more than no advice, beyond noise"
+        said = (
+            f"Applied {len(rows)} times, the advice cost {size} more than no advice on average, beyond noise"
+        )
     if gap.below(0.0, limits):
         return f"{said}; {_points(-gap.value)} less gain than predicted."
     if gap.above(0.0, limits):

@@ -62,7 +62,8 @@ def lived(
             advisor = journals.advise(root / "data" / "toy", capture, toy, model, device, first["decision"])
             journals.write(root / "data" / "toy", capture, journals.tables_of(advisor))
     loaded = params.load(make_params(root, **SMALLER, **changed))
-    stages.run("ingest", loaded, toy)
+    said = stages.run("ingest", loaded, toy)
+    assert any(line.startswith("journal: ") and "not applied" in line for line in said)
     return loaded
 
 
