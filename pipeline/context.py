@@ -75,7 +75,7 @@ def realised(
     ``outside``: whether a feature was beyond what the replayed states that
     the model learned from have (``support`` of training.json).
     """
-    if "realised" not in manifest:
+    if not manifest.get("realised", {}).get("recommendations"):
         return {}
     support = training["model"]["support"]
     ends = [support.get(f.name, ()) for f in subsystem.features]

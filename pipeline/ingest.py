@@ -5,12 +5,13 @@ The replay is done and written before any decision table is opened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hindsight.pipeline.dataset import Capture, find_captures
 from hindsight.pipeline.demand import Demand, dominant, exclusions, read_demands
 from hindsight.pipeline.fidelity import compare_capture, total
-from hindsight.pipeline.journal import read_journal, together
+from hindsight.pipeline.journal import read_journal, together, unheard
 from hindsight.pipeline.manifest import describe_capture, describe_files
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
@@ -47,18 +48,22 @@ def ingest(params: Params, subsystem: Subsystem) -> dict[str, Any]:
         "without_demand": without,
         "events": sum(events.values()),
         "files": [entry for entries in files for entry in entries],
-        **_write_journals(subsystem, layout, found),
+        **_write_journals(subsystem, layout, captures, without),
     }
     write_json(layout.ingest / "manifest.json", manifest)
     return manifest
 
 
 def _write_journals(
-    subsystem: Subsystem, layout: Layout, found: list[tuple[Capture, Demand]]
+    subsystem: Subsystem, layout: Layout, captures: list[Capture], without: Mapping[str, str]
 ) -> dict[str, Any]:
-    """realised.parquet; what the manifest says of it, nothing if no capture holds a journal."""
-    read = each(lambda item: read_journal(subsystem, item[0]), found, "journal")
-    journals = [journal for journal in read if journal is not None]
+    """realised.parquet; what the manifest says of it, nothing if there is no journal of the subsystem."""
+    read = each(lambda capture: read_journal(subsystem, capture), captures, "journal")
+    journals = [
+        unheard(subsystem, journal) if capture.id in without else journal
+        for capture, journal in zip(captures, read, strict=True)
+        if journal is not None and (journal.recommendations or journal.left_out)
+    ]
     whole = together(subsystem, journals)
     write_columns(layout.realised, whole.columns)
     if not journals:

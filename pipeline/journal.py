@@ -31,10 +31,10 @@ NOT_MEASURED = "applied, but no efficiency was reported"
 TOO_FEW = "too few operations, says the proxy"
 NO_COST = "a window without operations or without cost"
 OUTSIDE = "a window that reaches beyond the capture"
+WITHOUT_DEMAND = "in a capture without demand"
 TOO_EARLY = "a treated window that begins before the recommendation was effective"
 
 PPM = 1_000_000
-Key = tuple[str, str]
 Row = dict[str, Any]
 
 
@@ -76,6 +76,12 @@ def read_journal(subsystem: Subsystem, capture: Capture) -> Journal | None:
     """
     tables = read_tables(capture, TABLES)
     return join(subsystem, capture, tables) if tables else None
+
+
+def unheard(subsystem: Subsystem, journal: Journal) -> Journal:
+    """The journal of a capture without demand: no evaluation knows the capture, so nothing of it is used."""
+    count = journal.recommendations
+    return Journal(blank(subsystem), {WITHOUT_DEMAND: count} if count else {}, count)
 
 
 def together(subsystem: Subsystem, journals: Iterable[Journal]) -> Journal:
@@ -172,11 +178,16 @@ def _features(
     capture: Capture, tables: Tables, every: Mapping[tuple[str, ...], Row]
 ) -> dict[tuple[str, ...], dict[str, int]]:
     found: dict[tuple[str, ...], dict[str, int]] = {}
-    rows = _by_key(capture, "recommendation_features", _rows(tables, "recommendation_features"), ("feature",))
-    for key, row in rows.items():
-        if key[:2] not in every:
-            raise _refused(capture, f"the features of {' '.join(key[:2])} have no recommendation")
-        found.setdefault(key[:2], {})[row["feature"]] = row["bits"]
+    columns = tables.get("recommendation_features", {})
+    # By far the longest of the tables: no dictionary a row.
+    values = [columns[name].tolist() for name in ("proxy", "id", "feature", "bits") if columns]
+    for proxy, number, feature, bits in zip(*values, strict=True):
+        seen = found.setdefault((proxy, number), {})
+        if (proxy, number) not in every:
+            raise _refused(capture, f"the features of {proxy} {number} have no recommendation")
+        if feature in seen:
+            raise _refused(capture, f"recommendation_features holds {proxy} {number} {feature} twice")
+        seen[feature] = bits
     return found
 
 

@@ -167,6 +167,32 @@ def test_a_journal_that_contradicts_itself_is_refused(
     assert "out of the dataset" in str(caught.value.remedy)
 
 
+def test_a_journal_beside_no_demand_is_counted_and_not_used(tmp_path: Path, toy: Subsystem) -> None:
+    from conftest import make_params
+
+    from hindsight.pipeline import params
+    from hindsight.pipeline.ingest import ingest
+    from hindsight.pipeline.realised import load
+
+    dataset = write_dataset(tmp_path / "data" / "toy", passes=1, reads=20)
+    for capture in ("c00", "c01"):
+        rows = {"recommendations": [RECOMMENDATION], "recommendation_features": features()}
+        write(dataset, capture, rows | {"efficiency": [EFFICIENCY]})
+    for path in dataset.rglob("sys_enter_pread64/c01-0.parquet"):
+        path.unlink()
+    loaded = params.load(make_params(tmp_path))
+    manifest = ingest(loaded, toy)
+    assert list(manifest["without_demand"]) == ["c01"]
+    assert manifest["realised"] == {
+        "captures": 2, "recommendations": 2, "measured": 1, "left_out": {journal.WITHOUT_DEMAND: 1},
+    }  # fmt: skip
+    assert load(params.Layout(loaded.root, "toy")).captures() == ["c00"]
+    # A journal of another subsystem's advice is as good as none.
+    for capture in ("c00", "c01"):
+        write(dataset, capture, {"recommendations": [RECOMMENDATION | {"subsystem": "gc"}]})
+    assert "realised" not in ingest(loaded, toy)
+
+
 def test_without_a_journal_there_is_nothing(tmp_path: Path, toy: Subsystem) -> None:
     capture = find_captures(write_dataset(tmp_path / "data", passes=1, reads=20))[0]
     assert read_journal(toy, capture) is None
