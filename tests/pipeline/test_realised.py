@@ -21,6 +21,7 @@ from hindsight.pipeline.context import realised as realised_context
 from hindsight.pipeline.evaluate import evaluate
 from hindsight.pipeline.evidence.realised import realised
 from hindsight.pipeline.evidence.thresholds import Thresholds
+from hindsight.pipeline.journal import TABLES
 from hindsight.pipeline.params import Layout, Params
 from hindsight.pipeline.policies import candidates
 from hindsight.pipeline.realised import Realised, as_predicted, learned_from, load
@@ -111,6 +112,24 @@ def test_training_takes_what_was_realised_in_its_captures_and_in_no_other(
         taken = fold.get("realised", {"rows": 0, "captures": []})
         assert set(taken["captures"]) <= set(fold["captures"])
         assert taken["rows"] == len(rows.of(fold["captures"]))
+
+
+def test_no_model_changes_with_what_was_realised_in_test_captures(
+    before: tuple[Params, list[list[str]]], drifted: Params, toy: Subsystem, tmp_path: Path
+) -> None:
+    shutil.copytree(drifted.root, tmp_path / "project")
+    loaded = params.load(tmp_path / "project" / "params.yaml")
+    later = {*before[1][2], *before[1][3]}
+    gone = [p for table in TABLES for p in loaded.dataset.rglob(f"{table}/*") if p.stem[:-2] in later]
+    assert {path.parent.name for path in gone} == set(TABLES)
+    for path in gone:
+        path.unlink()
+    for stage in ("ingest", "train"):
+        stages.run(stage, loaded, toy)
+    assert set(rows_of(loaded).captures()) < set(rows_of(drifted).captures())
+    ours, theirs = (Layout(p.root, "toy").train for p in (loaded, drifted))
+    for path in sorted(p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file()):
+        assert (ours / path).read_bytes() == (theirs / path).read_bytes(), path
 
 
 def test_a_weight_of_nothing_gives_the_model_of_before(
