@@ -10,7 +10,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-
 EXTRAPOLATED_DF = 27 / 46
 """Degrees of freedom of an extrapolated variance, for each run of its sequence: one over the integral of the
 square of its lag window, 2 (1 - |x|) - (1 - 3 |x|)+, over [-1, 1].

@@ -28,6 +28,7 @@ _hindsight() {
             /lab/validate) path+=/$word ;;
             /lab/workloads) path+=/$word ;;
             /lab/fuzz-readahead) path+=/$word ;;
+            /lab/delay) path+=/$word ;;
             /pipeline) path+=/$word ;;
             /pipeline/ingest) path+=/$word ;;
             /pipeline/featurize) path+=/$word ;;
@@ -175,7 +176,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='record-sample device validate workloads fuzz-readahead'
+                words='-h --help'; values='record-sample device validate workloads fuzz-readahead delay'
                 files=
             } ;;
         '/lab/record-sample')
@@ -262,6 +263,19 @@ _hindsight() {
             esac
             [[ -n $words ]] || {
                 words='-h --help --seed --seeds --ways --list-ways --read-ahead-kb --filesystem --tasks --evict --directory --plan --load --shrink --keep --no-open-files --json'; values=''
+                files=
+            } ;;
+        '/lab/delay')
+            case "$prev" in
+                -o|--output) files=1; words=- ;;
+                --samples) values=''; words=- ;;
+                --package) files=1; words=- ;;
+                --files) files=1; words=- ;;
+                --seed) values=''; words=- ;;
+                --patience) values=''; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help -o --output --samples --package --files --seed --patience --json'; values=''
                 files=
             } ;;
         '/pipeline')
