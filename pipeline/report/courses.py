@@ -14,7 +14,10 @@ from hindsight.pipeline.report.palette import LIGHT
 ARMS = ("stock", "model")
 ASKED, USED, WASTED = "asked for", "fetched", "fetched, not all used"
 _COLOURS = {ASKED: "ink", USED: "known", WASTED: "worse"}
-_WIDTHS = {ASKED: 1.0, USED: 5.0, WASTED: 5.0}
+# Without colour, what was wasted is told by a wide line of dashes.
+_WIDTHS = {ASKED: 1.0, USED: 5.0, WASTED: 9.0}
+_DASHES = {ASKED: [1, 0], USED: [1, 0], WASTED: [2, 1.5]}
+_SECONDS_FROM_MS = 2000.0
 
 
 def drawings(report: Mapping[str, Any]) -> list[Drawing]:
@@ -37,35 +40,54 @@ def course(number: int, example: Mapping[str, Any], unit: str) -> Drawing | None
     rows = [row for arm in ARMS for row in _rows(arm, asked, example["fetched"][arm])]
     kinds = [kind for kind in (USED, WASTED, ASKED) if any(row["kind"] == kind for row in rows)]
 
+    ends = [row["until"] for row in rows]
+    scale, time = (1e3, "s") if max(ends) >= _SECONDS_FROM_MS else (1.0, "ms")
+    for row in rows:
+        row["from"], row["until"] = row["from"] / scale, row["until"] / scale
+
     def chart(width: int) -> Chart:
-        x = alt.X("from:Q", title="time since its first access, ms", axis=alt.Axis(tickCount=4))
-        y = alt.Y("begin:Q", title=unit, axis=alt.Axis(tickCount=4, format="~s"))
-        colour = alt.Color(
-            "kind:N",
-            title=None,
-            sort=kinds,
-            scale=alt.Scale(domain=kinds, range=[LIGHT[_COLOURS[kind]] for kind in kinds]),
-            legend=alt.Legend(
-                orient="top", columnPadding=24, direction="vertical" if width == NARROW else "horizontal"
-            ),
+        narrow = width == NARROW
+        legend = alt.Legend(
+            orient="top",
+            columnPadding=24,
+            symbolSize=400,
+            symbolStrokeWidth=3,
+            direction="vertical" if narrow else "horizontal",
         )
-        panels = [
-            alt.layer(
-                *(
-                    alt.Chart(
-                        alt.InlineData(values=[r for r in rows if (r["arm"], r["kind"]) == (arm, kind)])
-                    )
-                    .mark_rule(strokeWidth=_WIDTHS[kind], opacity=0.9)
-                    .encode(x, y, alt.X2("until"), alt.Y2("end"), colour)
-                    for kind in kinds
-                ),
-                title=alt.TitleParams(arm, anchor="start", fontSize=12),
-            ).properties(width=width - 90, height=110)
-            for arm in ARMS
-        ]
-        return alt.vconcat(*panels).resolve_scale(x="shared", y="shared", color="shared")
+
+        def by_kind(values: Mapping[str, Any]) -> dict[str, Any]:
+            domain = alt.Scale(domain=kinds, range=[values[kind] for kind in kinds])
+            return {"title": None, "sort": kinds, "scale": domain, "legend": legend}
+
+        colour = alt.Color("kind:N", **by_kind({kind: LIGHT[role] for kind, role in _COLOURS.items()}))
+        dashes = alt.StrokeDash("kind:N", **by_kind(_DASHES))
+        y_axis = alt.Axis(tickCount=4, tickMinStep=1, format="~s", labelExpr=_LABEL, titlePadding=10)
+        y = alt.Y("begin:Q", title=unit, axis=y_axis)
+
+        def panel(arm: str) -> alt.LayerChart | alt.FacetChart:
+            # Both have the axis; its title stands below the last.
+            title = f"time since its first access, {time}" if arm == ARMS[-1] else None
+            x = alt.X("from:Q", title=title, axis=alt.Axis(tickCount=4), scale=domain)
+            layers = [
+                alt.Chart(alt.InlineData(values=[r for r in rows if (r["arm"], r["kind"]) == (arm, kind)]))
+                .mark_rule(strokeWidth=_WIDTHS[kind], opacity=0.9)
+                .encode(x, y, alt.X2("until"), alt.Y2("end"), colour, dashes)
+                for kind in kinds
+            ]
+            head = alt.TitleParams(arm, anchor="start")
+            return alt.layer(*layers, title=head).properties(width=width - _AXIS, height=110)
+
+        # A stream may be a single access.
+        domain = alt.Scale(domain=[0, max(row["until"] for row in rows) or 1], nice=True)
+        return alt.vconcat(*map(panel, ARMS)).resolve_scale(x="shared", y="shared", color="shared")
 
     return draw(name_of(number), _caption(example), _alternative(example, unit), chart)
+
+
+_AXIS = 50
+"""Pixels left of a panel; the width of panels below each other cannot be fitted to that of the whole."""
+
+_LABEL = "datum.value == 0 ? '0' : datum.label"
 
 
 def _rows(arm: str, asked: Mapping[str, Any], fetched: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -99,13 +121,16 @@ def _caption(example: Mapping[str, Any]) -> str:
 
 
 def _alternative(example: Mapping[str, Any], unit: str) -> str:
-    parts = [f"{example['asked']['of']} runs of accesses"]
+    asked = example["asked"]
+    runs, span = asked["of"], numbers.quantity(max(asked["until"]), "ns")
+    parts = [f"{runs:,} run{'' if runs == 1 else 's'} of accesses within {span}"]
     for arm in ARMS:
         fetched = example["fetched"][arm]
         total = sum(e - b for b, e in zip(fetched["begin"], fetched["end"], strict=True))
-        wasted = total - sum(fetched["used"])
-        shown = "" if fetched["of"] == len(fetched["ts"]) else f" (the first {len(fetched['ts'])})"
+        wasted, pieces = total - sum(fetched["used"]), fetched["of"]
+        shown = "" if pieces == len(fetched["ts"]) else f" (the first {len(fetched['ts']):,})"
         parts.append(
-            f"{arm} fetched {fetched['of']} pieces{shown} of {total} {unit} together, {wasted} for nothing"
+            f"{arm} fetched {pieces:,} piece{'' if pieces == 1 else 's'}{shown}, {total:,} {unit} together, "
+            f"{wasted:,} for nothing"
         )
-    return "; ".join(parts)
+    return f"{_caption(example)} {'; '.join(parts)}."

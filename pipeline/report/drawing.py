@@ -56,6 +56,7 @@ def _svg(chart: Chart, prefix: str, alternative: str) -> str:
             tickColor=LIGHT["axis"],
         ),
         axisY=alt.AxisConfig(labelColor=LIGHT["ink"]),
+        title=alt.TitleConfig(color=LIGHT["ink"], fontSize=12),
         legend=alt.LegendConfig(labelColor=LIGHT["ink"], labelFontSize=12, labelLimit=220),
     )
     svg = vl_convert.vegalite_to_svg(themed.to_dict(), show_warnings=False)

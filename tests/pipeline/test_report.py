@@ -1,39 +1,25 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from documents import Document
+from reported import WORKLOADS, reported
 
 from hindsight.errors import HindsightError
 from hindsight.pipeline import evidence
 from hindsight.pipeline.evidence import synthetic
-from hindsight.pipeline.evidence.synthetic import Workload
 from hindsight.pipeline.report import numbers, render, terminal
 from hindsight.pipeline.report.palette import ROLES
 from hindsight.pipeline.store import canonical_json
 
-WORKLOADS = [
-    Workload("sequential scan with a rather long name", "db", blocks=60, gains={"model": 0.4}),
-    Workload("victim", "tar", "slow-disk", blocks=60, gains={"model": -0.5}),
-    Workload("brief", "git", blocks=8),
-    Workload("odd", "git", blocks=20),
-    Workload("<script>alert(1)</script> & | pipe", "grep", "slow-disk", blocks=40),
-]
-
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    blocks = synthetic.blocks(WORKLOADS, 5)
-    context = synthetic.context(blocks)
-    name = next(name for name in context["fidelity"]["captures"] if name.startswith("odd"))
-    context["fidelity"]["captures"][name] = {"recorded": 1000, "matched": 900}
-    return evidence.assess(blocks, context, {"draws": 200})
+    return reported()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +66,7 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(page: str) -> None:
 
 def test_every_figure_has_a_text_alternative(page: str) -> None:
     figures = re.findall(r"<figure>.*?</figure>", page, re.S)
-    assert len(figures) == 6
+    assert len(figures) == 9
     for figure in figures:
         drawings = re.findall(r"<svg.*?</svg>", figure, re.S)
         assert len(drawings) == 2 and "<figcaption>" in figure
@@ -182,48 +168,13 @@ def test_gains_have_a_sign_and_intervals_two() -> None:
     assert numbers.interval({"value": 1.0, "unit": "%", "label": "exact"}) == "–"
 
 
-@pytest.fixture
-def chromium() -> str:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed: the page is not looked at in a browser")
-    return program
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 820, 1280])
-def test_the_page_fits_the_window_of_a_browser(chromium: str, page: str, tmp_path: Path, width: int) -> None:
-    # The page forbids scripts; the copy that is measured allows one.
-    probe = "<script>document.title = `${innerWidth} ${document.documentElement.scrollWidth}`</script>"
-    copy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    path = tmp_path / "page.html"
-    path.write_text(copy.replace("</body>", probe + "</body>"), encoding="utf-8")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-sync",
-    ]
-    flags += ["--disable-background-networking", "--disable-component-update", "--dump-dom"]
-    command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
-    run = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    measured = re.search(r"<title>(\d+) (\d+)</title>", run.stdout)
-    assert measured and int(measured[2]) <= int(measured[1])
-
-
 def test_what_was_predicted_and_run_live_is_drawn_and_said(tmp_path: Path) -> None:
     points = [
         {"profile": "P1", "workload": "scan", "setting": "device:512", "predicted": 1.25, "measured": 1.5},
         {"profile": "P2", "workload": "points", "setting": "model", "predicted": -0.03, "measured": -0.5},
     ]
-    blocks = synthetic.blocks(WORKLOADS, 5)
-    context = synthetic.context(blocks)
-    context["live_check"] = {
-        "pairs": 40, "sign_right": 0.975, "median_error": 0.06, "p90_error": 0.2, "points": points,
-    }  # fmt: skip
-    live = evidence.assess(blocks, context, {"draws": 200})
+    check = {"pairs": 40, "sign_right": 0.975, "median_error": 0.06, "p90_error": 0.2, "points": points}
+    live = reported(live_check=check)
     files = render(live, tmp_path)
     text = files["report.html"].read_text(encoding="utf-8")
     assert not Document(text).errors
