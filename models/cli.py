@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hindsight.errors import ConfigurationError, ExitCode, VerificationError
@@ -80,13 +81,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         commands,
         "keygen",
         "make a pair of keys to sign packages with",
-        "Writes the private key to KEY (mode 0600, not encrypted) and the public key to KEY.pub, for the\n"
-        "trust directories of those who are to use the packages. Ed25519, in PEM. Nothing is overwritten.",
+        "Writes the private key to KEY (mode 0600) and the public key to KEY.pub, for the trust directories\n"
+        "of those who are to use the packages. Ed25519, in PEM. Nothing is overwritten. The private key is\n"
+        "encrypted with a passphrase, which is asked for at a terminal; without a terminal and without\n"
+        "--passphrase-file it is not encrypted.",
         f"  hindsight models keygen {DEFAULT_KEY}\n"
+        f"  hindsight models keygen {DEFAULT_KEY} --passphrase-file ./passphrase\n"
         f"  sudo install -m 644 -D {DEFAULT_KEY}.pub /etc/hindsight/trust.d/maker.pub\n",
     )
     keygen.add_argument(
         "key", nargs="?", default=DEFAULT_KEY, metavar="KEY", help=f"file to write (default: {DEFAULT_KEY})"
+    )
+    how = keygen.add_mutually_exclusive_group()
+    _passphrase(how)
+    how.add_argument(
+        "--no-passphrase", action="store_true", help="do not encrypt the private key, and ask nothing"
     )
     keygen.add_argument("--json", action="store_true", help="print the files and the id of the key as JSON")
     keygen.set_defaults(run=make_keys)
@@ -96,13 +105,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "sign",
         "sign a package",
         "Verifies the package, then signs the bytes of its manifest, which names the hashes of all files.\n"
-        "The signature goes beside the package, to NAME-VERSION.sig; one that is there is replaced.",
+        "The signature goes beside the package, to NAME-VERSION.sig; one that is there is replaced. The\n"
+        "passphrase of the key, if it has one, is asked for at a terminal. A wrong one ends with status 3.",
         f"  hindsight models sign models/exported/NAME-VERSION --key {DEFAULT_KEY}\n",
     )
     sign.add_argument("package", metavar="PACKAGE", help="directory of the package")
     sign.add_argument("--key", required=True, metavar="FILE", help="private key, as keygen writes it")
+    _passphrase(sign)
     sign.add_argument("--json", action="store_true", help="print the file and the id of the key as JSON")
     sign.set_defaults(run=sign_package)
+
+
+def _passphrase(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--passphrase-file",
+        metavar="FILE",
+        help="read the passphrase of the key from FILE (mode 0600), or from standard input (-)",
+    )
 
 
 def _command(
@@ -234,16 +253,25 @@ def verify_package(args: argparse.Namespace) -> int:
 def make_keys(args: argparse.Namespace) -> int:
     """``hindsight models keygen``."""
     from hindsight.models.keys import TRUST_DIRECTORY, generate
+    from hindsight.models.passphrase import ask_passphrase, at_terminal, read_passphrase
 
-    public, identity = generate(args.key)
+    passphrase = None
+    if args.passphrase_file is not None:
+        passphrase = read_passphrase(args.passphrase_file)
+    elif not args.no_passphrase and at_terminal():
+        passphrase = ask_passphrase(args.key, new=True)
+    public, identity = generate(args.key, passphrase)
     if args.json:
-        print(
-            json.dumps(
-                {"key": identity, "private": args.key, "public": str(public)}, indent=2, sort_keys=True
-            )
-        )
+        made = {
+            "key": identity,
+            "private": args.key,
+            "public": str(public),
+            "encrypted": passphrase is not None,
+        }
+        print(json.dumps(made, indent=2, sort_keys=True))
     else:
-        print(f"private key {args.key}: keep it to yourself, and out of every repository")
+        kind = "not encrypted" if passphrase is None else "encrypted"
+        print(f"private key {args.key}, {kind}: keep it to yourself, and out of every repository")
         print(f"public key {public}: for {TRUST_DIRECTORY} on the hosts that are to use what you sign")
         print(f"id {identity}")
     return ExitCode.OK
@@ -253,12 +281,21 @@ def sign_package(args: argparse.Namespace) -> int:
     """``hindsight models sign``."""
     from hindsight.models.signing import sign
 
-    path, signature = sign(args.package, args.key)
+    path, signature = sign(args.package, args.key, _given_passphrase(args))
     if args.json:
         print(json.dumps({"key": signature.key, "signature": str(path)}, indent=2, sort_keys=True))
     else:
         print(f"{path}: signed with the key {signature.key}")
     return ExitCode.OK
+
+
+def _given_passphrase(args: argparse.Namespace) -> bytes | Callable[[], bytes]:
+    """The passphrase that the command line leads to, or what asks for it if the key has one."""
+    from hindsight.models.passphrase import ask_passphrase, read_passphrase
+
+    if args.passphrase_file is not None:
+        return read_passphrase(args.passphrase_file)
+    return lambda: ask_passphrase(args.key)
 
 
 def _date(time_ns: int) -> str:

@@ -1,8 +1,8 @@
 """Keys that sign packages (Ed25519), and the directory that says whose signatures an operator trusts.
 
-A private key is PEM (PKCS #8), readable by its owner alone; a public key is PEM (SubjectPublicKeyInfo), as
-``openssl pkey`` reads and writes both. The id of a key is the SHA-256 of its public half in DER, so
-``openssl pkey -pubin -in KEY.pub -outform DER | sha256sum`` gives it too.
+A private key is PEM (PKCS #8, encrypted if it has a passphrase), readable by its owner alone; a public key is
+PEM (SubjectPublicKeyInfo), as ``openssl pkey`` reads and writes both. The id of a key is the SHA-256 of its
+public half in DER, so ``openssl pkey -pubin -in KEY.pub -outform DER | sha256sum`` gives it too.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from hindsight.errors import ConfigurationError, VerificationError
 from hindsight.models.regular import read_regular
@@ -55,18 +56,20 @@ def key_id(public: Ed25519PublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def generate(path: str | os.PathLike[str]) -> tuple[Path, str]:
+def generate(path: str | os.PathLike[str], passphrase: bytes | None = None) -> tuple[Path, str]:
     """Make a key pair: the private key in ``path`` (mode 0600), the public one in ``path`` + ".pub" (0644).
 
-    Returns the path of the public key and the id. Raises ConfigurationError if either is there already or
-    cannot be written; then neither is left behind.
+    With a ``passphrase``, the private key is encrypted. Returns the path of the public key and the id. Raises
+    ConfigurationError if either is there already or cannot be written; then neither is left behind.
     """
     private, public = Path(path), Path(f"{os.fspath(path)}{PUBLIC_SUFFIX}")
     key = Ed25519PrivateKey.generate()
     secret = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.NoEncryption()
+        if passphrase is None
+        else serialization.BestAvailableEncryption(passphrase),
     )
     shown = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -99,11 +102,14 @@ def _create(path: Path, data: bytes, mode: int) -> None:
         ) from None
 
 
-def read_private(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
-    """The private key in a file.
+def read_private(
+    path: str | os.PathLike[str], passphrase: bytes | Callable[[], bytes] | None = None
+) -> Ed25519PrivateKey:
+    """The private key in a file. ``passphrase``: its own, or what gives it, called if the key has one.
 
-    Raises ConfigurationError if it is missing, is readable by others than its owner, or is no unencrypted
-    Ed25519 key.
+    Raises ConfigurationError if it is missing, is readable by others than its owner, is no Ed25519 key, or
+    the passphrase is not its own: wrong, missing, or given for a key that has none; and what the callable
+    raises.
     """
     remedy = "give the private key that `hindsight models keygen` wrote"
     try:
@@ -117,11 +123,31 @@ def read_private(path: str | os.PathLike[str]) -> Ed25519PrivateKey:
         )
     try:
         key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except TypeError:
+        key = _decrypted(data, os.fspath(path), passphrase() if callable(passphrase) else passphrase)
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError(f"{os.fspath(path)} is no private key that can be used", remedy) from None
+    else:
+        if isinstance(passphrase, bytes):
+            raise ConfigurationError(
+                f"the key {os.fspath(path)} has no passphrase, and one was given",
+                "leave it out, or give the key that it belongs to",
+            )
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"{os.fspath(path)} is no Ed25519 key", remedy)
     return key
+
+
+def _decrypted(data: bytes, path: str, passphrase: bytes | None) -> PrivateKeyTypes:
+    if not passphrase:
+        raise ConfigurationError(f"the key {path} has a passphrase", "give it")
+    try:
+        return serialization.load_pem_private_key(data, password=passphrase)
+    except (ValueError, UnsupportedAlgorithm):
+        # The two look alike: what a wrong passphrase decrypts to is no key either.
+        raise ConfigurationError(
+            f"the passphrase does not open the key {path}", "give the one that the key was made with"
+        ) from None
 
 
 def read_trust(directory: str | os.PathLike[str] | None = None) -> Trust:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,14 +79,18 @@ def signature_path(directory: str | os.PathLike[str]) -> Path:
     return real.with_name(real.name + SUFFIX)
 
 
-def sign(directory: str | os.PathLike[str], key: str | os.PathLike[str]) -> tuple[Path, Signature]:
+def sign(
+    directory: str | os.PathLike[str],
+    key: str | os.PathLike[str],
+    passphrase: bytes | Callable[[], bytes] | None = None,
+) -> tuple[Path, Signature]:
     """Verify a package, sign its manifest with the private key in the file ``key``, write the signature.
 
     A signature that stands there is replaced. The same package and key give the same bytes. Raises what
     :func:`hindsight.models.package.verify` and :func:`hindsight.models.keys.read_private` raise;
     ConfigurationError if the directory has not the name of its package, or the signature cannot be written.
     """
-    private = read_private(key)
+    private = read_private(key, passphrase)
     manifest = verify(directory)
     path = signature_path(directory)
     expected = f"{manifest.name}-{manifest.version}"

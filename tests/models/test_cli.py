@@ -84,7 +84,7 @@ def test_keys_and_signatures(
     path = str(shelf / "window-0.1.0")
     assert main(["models", "keygen"]) == 0
     shown = capsys.readouterr().out
-    assert "private key signing.key" in shown and "public key signing.key.pub" in shown
+    assert "private key signing.key, not encrypted" in shown and "public key signing.key.pub" in shown
     assert main(["models", "keygen"]) == 3
     assert "never overwritten" in capsys.readouterr().err
     assert main(["models", "keygen", "other.key", "--json"]) == 0
