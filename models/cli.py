@@ -1,4 +1,4 @@
-"""``hindsight models``: list, show, verify and sign model packages."""
+"""``hindsight models``: list, show, verify and sign model packages, and state what they were made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hindsight.errors import ConfigurationError, ExitCode, VerificationError
+from hindsight.errors import ConfigurationError, ExitCode, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from hindsight.models.manifest import Manifest
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  hindsight models verify models/exported/NAME-VERSION\n"
         "  hindsight models keygen signing.key\n"
         "  hindsight models sign models/exported/NAME-VERSION --key signing.key\n"
+        "  hindsight models provenance models/exported/NAME-VERSION --key signing.key\n"
     )
     commands = parser.add_subparsers(metavar="ACTION", required=True)
 
@@ -74,6 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="check the signature too, by the public keys in DIR (default: it is not)",
     )
+    verify.add_argument(
+        "--provenance",
+        action="store_true",
+        help="check NAME-VERSION.intoto.jsonl too, by the same keys, and that it is of these files",
+    )
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     verify.set_defaults(run=verify_package)
 
@@ -114,6 +120,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _passphrase(sign)
     sign.add_argument("--json", action="store_true", help="print the file and the id of the key as JSON")
     sign.set_defaults(run=sign_package)
+
+    provenance = _command(
+        commands,
+        "provenance",
+        "state what a package was made from, and sign that",
+        "Verifies the package, then signs an in-toto statement (SLSA provenance v1, in a DSSE envelope)\n"
+        "that names its files, the commit that is checked out, and the hashes of dvc.lock and params.yaml.\n"
+        "It goes beside the package, to NAME-VERSION.intoto.jsonl; one that is there is replaced. dvc.lock\n"
+        "must name the package, and the work tree be as in its commit.",
+        f"  hindsight models provenance models/exported/NAME-VERSION --key {DEFAULT_KEY}\n"
+        "  hindsight models verify models/exported/NAME-VERSION --trust ./trusted --provenance\n",
+    )
+    provenance.add_argument("package", metavar="PACKAGE", help="directory of the package, in its checkout")
+    provenance.add_argument("--key", required=True, metavar="FILE", help="private key, as keygen writes it")
+    _passphrase(provenance)
+    provenance.add_argument(
+        "--allow-dirty", action="store_true", help="sign although files differ from the commit, and say so"
+    )
+    provenance.add_argument("--json", action="store_true", help="print what was stated as JSON")
+    provenance.set_defaults(run=state_provenance)
 
 
 def _passphrase(parser: argparse._ActionsContainer) -> None:
@@ -222,11 +248,21 @@ def verify_package(args: argparse.Namespace) -> int:
         from hindsight.models.keys import read_trust
         from hindsight.models.signing import check, same_manifest
 
-        signed = check(args.package, read_trust(args.trust))
+        trust = read_trust(args.trust)
+        signed = check(args.package, trust)
+    elif args.provenance:
+        raise UsageError("--provenance needs the keys that count", "name their directory with --trust DIR")
     manifest = verify(args.package)
     if signed is not None:
         same_manifest(signed.manifest, manifest)
+    origin = None
+    if args.provenance:
+        from hindsight.models.provenance import check_provenance
+
+        origin = check_provenance(args.package, manifest, trust)
     if args.json:
+        from dataclasses import asdict
+
         result = {
             "name": manifest.name,
             "version": manifest.version,
@@ -235,6 +271,7 @@ def verify_package(args: argparse.Namespace) -> int:
             "bytes": manifest.size,
             "integrity": True,
             "signature": None if signed is None else {"key": signed.key, "file": signed.file},
+            "provenance": None if origin is None else asdict(origin),
             "golden": None,
         }
         print(json.dumps(result, indent=2, sort_keys=True))
@@ -247,6 +284,9 @@ def verify_package(args: argparse.Namespace) -> int:
     else:
         print(f"signed by {signed.file}, key {signed.key}")
         print("the model loads and gives XGBoost's margins; golden predictions were not checked")
+    if origin is not None:
+        _show_origin(origin.commit, origin.lock, origin.parameters, origin.changed)
+        print(f"so says {origin.file}, key {origin.key}")
     return ExitCode.OK
 
 
@@ -287,6 +327,33 @@ def sign_package(args: argparse.Namespace) -> int:
     else:
         print(f"{path}: signed with the key {signature.key}")
     return ExitCode.OK
+
+
+def state_provenance(args: argparse.Namespace) -> int:
+    """``hindsight models provenance``."""
+    from hindsight.models.provenance import attest
+
+    path, checkout = attest(args.package, args.key, _given_passphrase(args), args.allow_dirty)
+    if args.json:
+        stated = {
+            "provenance": str(path),
+            "commit": checkout.commit,
+            "lock": checkout.lock,
+            "parameters": checkout.parameters,
+            "changed": list(checkout.changed),
+        }
+        print(json.dumps(stated, indent=2, sort_keys=True))
+    else:
+        print(f"{path}: written")
+        _show_origin(checkout.commit, checkout.lock, checkout.parameters, len(checkout.changed))
+    return ExitCode.OK
+
+
+def _show_origin(commit: str, lock: str, parameters: str, changed: int) -> None:
+    print(
+        f"made from the commit {commit}, {f'but {changed} of the files differed' if changed else 'unchanged'}"
+    )
+    print(f"  {lock}  dvc.lock\n  {parameters}  params.yaml")
 
 
 def _given_passphrase(args: argparse.Namespace) -> bytes | Callable[[], bytes]:

@@ -75,8 +75,21 @@ def parse_signature(data: bytes) -> Signature:
 
 def signature_path(directory: str | os.PathLike[str]) -> Path:
     """Where the signature of a package stands: beside it, with its name. Links to a package are followed."""
+    return detached_path(directory, SUFFIX)
+
+
+def detached_path(directory: str | os.PathLike[str], suffix: str, manifest: Manifest | None = None) -> Path:
+    """Where a file about a package stands, beside it. ConfigurationError if the directory has not the name
+    that its ``manifest`` gives.
+    """
     real = Path(os.path.realpath(directory))
-    return real.with_name(real.name + SUFFIX)
+    expected = real.name if manifest is None else f"{manifest.name}-{manifest.version}"
+    if real.name != expected:
+        raise ConfigurationError(
+            f"the directory {real.name} holds the package {expected}",
+            f"rename it to {expected}: signatures are found by that name",
+        )
+    return real.with_name(real.name + suffix)
 
 
 def sign(
@@ -92,17 +105,11 @@ def sign(
     """
     private = read_private(key, passphrase)
     manifest = verify(directory)
-    path = signature_path(directory)
-    expected = f"{manifest.name}-{manifest.version}"
-    if path.name != expected + SUFFIX:
-        raise ConfigurationError(
-            f"the directory {path.name.removesuffix(SUFFIX)} holds the package {expected}",
-            f"rename it to {expected}: signatures are found by that name",
-        )
+    path = detached_path(directory, SUFFIX, manifest)
     data = read_signed_bytes(directory)
     same_manifest(data, manifest)
     signature = Signature(key_id(private.public_key()), private.sign(data))
-    _write(path, signature.encode())
+    write_detached(path, signature.encode())
     return path, signature
 
 
@@ -157,7 +164,8 @@ def same_manifest(signed: bytes, read: Manifest) -> None:
         raise VerificationError(f"{MANIFEST} changed while it was read", "try again; see who writes there")
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_detached(path: Path, data: bytes) -> None:
+    """Write a file beside a package at once; ConfigurationError if that cannot be done."""
     try:
         fd, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
