@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hindsight.advisor.apart import answer, ask
 from hindsight.errors import VerificationError
-from hindsight.models.package import MODEL, Package
+from hindsight.models.apart import answer, ask, no_answer
+from hindsight.models.manifest import parse_manifest
+from hindsight.models.package import MODEL, Package, check_margins, check_model
 
 GOLDEN = "golden.parquet"
 MARGIN = "margin"
@@ -32,52 +33,32 @@ def reproduce(package: Package) -> int:
     other margins on this machine; or if ``golden.parquet`` is not the table that this module describes.
     """
     model, golden = package.files[MODEL], package.files[GOLDEN]
-    request = {
-        "model": len(model),
-        "golden": len(golden),
-        "features": [feature.name for feature in package.manifest.features],
-        "width": package.manifest.row_width,
-        "xgboost_version": package.manifest.xgboost_version,
-    }
-    reply = ask("hindsight.advisor.golden", json.dumps(request).encode() + b"\n" + model + golden)
+    request = {"model": len(model), "manifest": package.manifest.document()}
+    reply, _ = ask("hindsight.advisor.golden", json.dumps(request).encode() + b"\n" + model + golden)
     rows = reply.get("rows")
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
-        raise VerificationError("the process that loaded the model gave no answer", _REMEDY)
+        raise no_answer()
     return rows
 
 
-def _work(request: bytes) -> dict[str, object]:
+def _work(request: bytes) -> tuple[dict[str, object], bytes]:
     from hindsight.models.loader import load_here
 
     line, _, rest = request.partition(b"\n")
-    wanted = json.loads(line)
-    model, golden = rest[: wanted["model"]], rest[wanted["model"] :]
-    names, inputs, expected = _read_golden(golden, wanted["width"])
+    asked = json.loads(line)
+    manifest = parse_manifest(asked["manifest"])
+    model, golden = rest[: asked["model"]], rest[asked["model"] :]
+    names, inputs, expected = _read_golden(golden, manifest.row_width)
     loaded = load_here(model, inputs)
-    if loaded.n_features != wanted["width"]:
-        raise VerificationError(
-            f"the model takes {loaded.n_features} inputs, the manifest says {wanted['width']}", _REMEDY
-        )
-    features = wanted["features"]
+    features = [feature.name for feature in manifest.features]
     if names[: len(features)] != features or list(loaded.feature_names or names) != names:
         raise VerificationError(
             f"the manifest, the model and {GOLDEN} do not name the same inputs in the same order", _REMEDY
         )
-    stated = wanted["xgboost_version"]
-    if loaded.xgboost_version != stated:
-        raise VerificationError(
-            f"the model is of XGBoost {loaded.xgboost_version}, the manifest says {stated}", _REMEDY
-        )
+    check_model(manifest, loaded)
     assert loaded.margins is not None
-    different = np.flatnonzero(loaded.margins.view(np.uint32) != expected.view(np.uint32))
-    if different.size:
-        row = int(different[0])
-        raise VerificationError(
-            f"golden predictions: {different.size} of {len(expected)} differ; row {row} gives "
-            f"{loaded.margins[row]!s}, not {expected[row]!s}",
-            "this machine does not reproduce the model: do not use it here",
-        )
-    return {"rows": len(expected)}
+    check_margins(loaded.margins, expected)
+    return {"rows": len(expected)}, b""
 
 
 def _read_golden(data: bytes, width: int) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:

@@ -114,6 +114,12 @@ def check_golden(
     package = read_package(directory)
     margins = _load(package, inputs).margins
     assert margins is not None
+    check_margins(margins, expected)
+    return package.manifest
+
+
+def check_margins(margins: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
+    """VerificationError, naming the first row, unless both (float32, shape (n,)) agree bit for bit."""
     different = np.flatnonzero(margins.view(np.uint32) != np.ascontiguousarray(expected).view(np.uint32))
     if different.size:
         row = int(different[0])
@@ -122,7 +128,6 @@ def check_golden(
             f"{margins[row]!s}, not {expected[row]!s}",
             "this machine does not reproduce the model: do not use it here",
         )
-    return package.manifest
 
 
 def write_package(
@@ -157,7 +162,7 @@ def write_package(
     data = canonical_json(document)
     manifest = parse_manifest(parse_canonical(data))
     _check_list(manifest)
-    _check_model(manifest, loaded)
+    check_model(manifest, loaded)
     if len(data) > MAX_MANIFEST_BYTES:
         raise VerificationError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
@@ -171,11 +176,14 @@ def write_package(
 
 def _load(package: Package, inputs: NDArray[np.float32] | None) -> Loaded:
     loaded = load_apart(package.files[MODEL], inputs)
-    _check_model(package.manifest, loaded)
+    check_model(package.manifest, loaded)
     return loaded
 
 
-def _check_model(manifest: Manifest, loaded: Loaded) -> None:
+def check_model(manifest: Manifest, loaded: Loaded) -> None:
+    """VerificationError unless the model is the one that the manifest describes: its width, the names and
+    order of its features, its release of XGBoost.
+    """
     if loaded.n_features != manifest.row_width:
         raise VerificationError(
             f"the model takes {loaded.n_features} inputs; the features and the encoding of an action "
@@ -325,6 +333,8 @@ __all__ = [
     "Manifest",
     "Package",
     "check_golden",
+    "check_margins",
+    "check_model",
     "read_manifest",
     "read_package",
     "verify",

@@ -26,6 +26,7 @@ GOLDEN_STATES = 64
 CODE = (
     "capture/schema",
     "hindsight/errors.py",
+    "models/apart.py",
     "models/forest.py",
     "models/loader.py",
     "models/manifest.py",

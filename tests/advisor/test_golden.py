@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import xgboost
 
-from hindsight.advisor import apart, golden
+from hindsight.advisor import golden
 from hindsight.errors import ConfigurationError, VerificationError
+from hindsight.models import apart
 from hindsight.models.package import read_package
 
 from .conftest import NAMES, Content, Shelf, parquet
@@ -112,6 +113,7 @@ BROKEN = [
     ("echo '{}'", "gave no answer"),
     ("""echo '{"rows": true}'""", "gave no answer"),
     ("""echo '{"rows": 0}'""", "gave no answer"),
+    ("""echo '{"rows": 48}'; echo more""", "gave no answer"),
     ("""echo '{"rows": "48"}'""", "gave no answer"),
     ("printf '\\377\\376'", "gave no answer"),
     ("head -c 100000 /dev/zero | tr '\\0' '['", "gave no answer"),
@@ -150,19 +152,19 @@ def test_a_host_that_starts_no_process(shelf: Shelf, tmp_path: Path, monkeypatch
 def test_the_child_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "greedy.py").write_text(
         "import json, resource as r\n"
-        "from hindsight.advisor.apart import answer\n"
+        "from hindsight.models.apart import answer\n"
         "def work(request):\n"
         "    kinds = (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_FSIZE, r.RLIMIT_CORE)\n"
         "    print('noise on standard output')\n"
         "    try:\n"
         "        bytearray(8 << 30)\n"
         "    except MemoryError:\n"
-        "        return {'limits': [r.getrlimit(k)[1] for k in kinds], 'request': request.decode()}\n"
-        "    return {'error': 'there was room', 'remedy': None}\n"
+        "        return {'limits': [r.getrlimit(k)[1] for k in kinds], 'request': request.decode()}, b''\n"
+        "    return {'error': 'there was room', 'remedy': None}, b''\n"
         "answer(work)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    reply = apart.ask("greedy", json.dumps("asked").encode())
+    reply, _ = apart.ask("greedy", json.dumps("asked").encode())
     limits = reply["limits"]
     assert isinstance(limits, list)
     for found, wanted in zip(limits, (apart.MEMORY_BYTES, apart.TIMEOUT_S, apart.FILE_BYTES, 0), strict=True):

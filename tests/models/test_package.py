@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from hindsight.errors import ConfigurationError, ExitCode, HindsightError, UsageError, VerificationError
-from hindsight.models import loader, package, trees
+from hindsight.models import apart, loader, package, trees
 from hindsight.models.manifest import canonical_json
 
 Fields = dict[str, Any]
@@ -263,18 +262,60 @@ def test_malformed_models_never_take_this_process_down(model_bytes: bytes) -> No
     assert refused > 0
 
 
-def test_a_crash_of_the_child_is_a_failed_verification(
-    model_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+GOOD = '{"n_features": 4, "n_trees": 6, "feature_names": [], "xgboost_version": "3.0.0"}'
+NO_ANSWER = "gave no answer"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("kill -SEGV $$", "SIGSEGV"),
+        ("echo no >&2; exit 3", r"\(no\)"),
+        ("exit 0", NO_ANSWER),
+        ("echo junk", NO_ANSWER),
+        ("echo '[]'", NO_ANSWER),
+        ("echo '{}'", NO_ANSWER),
+        ("head -c 100000 /dev/zero | tr '\\0' '['", NO_ANSWER),
+        ("head -c 2000000 /dev/zero | tr '\\0' ' '", NO_ANSWER),
+        (f"echo '{GOOD}'", NO_ANSWER),
+        (f"echo '{GOOD}'; printf 1234567", NO_ANSWER),
+        (f"echo '{GOOD}'; printf 123456789", NO_ANSWER),
+        (f"echo '{GOOD.replace('6', 'true')}'; printf 12345678", NO_ANSWER),
+        (f"echo '{GOOD.replace('4', '-4')}'; printf 12345678", NO_ANSWER),
+        (f"echo '{GOOD.replace('[]', '[1]')}'; printf 12345678", NO_ANSWER),
+        (f"echo '{GOOD.replace('[]', '7')}'; printf 12345678", NO_ANSWER),
+        (f"""echo '{GOOD.replace('"3.0.0"', "null")}'; printf 12345678""", NO_ANSWER),
+        ("""echo '{"error": "refused", "remedy": null}'""", "refused"),
+        ("""echo '{"error": ["\\u001b[2J"]}'""", r"2J"),
+        ("exec sleep 600", "did not load within"),
+    ],
+)
+def test_whatever_becomes_of_the_child_it_is_a_failed_verification(
+    model_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
-    shell = shutil.which("sh")
-    assert shell
-    for script, message in (("kill -SEGV $$", signal.SIGSEGV.name), ("echo no >&2; exit 3", "no")):
-        child = Path(os.environ.get("TMPDIR", "/tmp")) / f"hindsight-child-{os.getpid()}"
-        child.write_text(f"#!{shell}\n{script}\n")
-        child.chmod(0o700)
-        monkeypatch.setattr(loader.sys, "executable", str(child))
-        try:
-            with pytest.raises(VerificationError, match=message):
-                loader.load_apart(model_bytes)
-        finally:
-            child.unlink()
+    child = tmp_path / "child"
+    child.write_text(f"#!{shutil.which('sh')}\n{script}\n")
+    child.chmod(0o700)
+    monkeypatch.setattr(apart.sys, "executable", str(child))
+    if "sleep" in script:
+        monkeypatch.setattr(apart, "TIMEOUT_S", 0.05)
+    with pytest.raises(VerificationError, match=message) as caught:
+        loader.load_apart(model_bytes, np.zeros((2, 4), np.float32))
+    assert caught.value.remedy and "\x1b" not in str(caught.value)
+
+
+def test_an_answer_of_the_right_form_is_taken(
+    model_bytes: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = np.random.default_rng(4).normal(size=(5, 4)).astype(np.float32)
+    found, here = loader.load_apart(model_bytes, inputs), loader.load_here(model_bytes, inputs)
+    assert found.margins is not None and here.margins is not None
+    assert found.margins.dtype == np.float32 and found.margins.tobytes() == here.margins.tobytes()
+    assert (found.n_features, found.n_trees, found.feature_names) == (4, 6, here.feature_names)
+    assert loader.load_apart(model_bytes).margins is None
+    child = tmp_path / "child"
+    child.write_text(f"#!{shutil.which('sh')}\necho '{GOOD}'; printf 12345678\n")
+    child.chmod(0o700)
+    monkeypatch.setattr(apart.sys, "executable", str(child))
+    margins = loader.load_apart(model_bytes, inputs[:2]).margins
+    assert margins is not None and margins.tobytes() == b"12345678"

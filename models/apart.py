@@ -1,7 +1,8 @@
 """Run one of our modules in a process of its own, within limits: what it reads may crash it.
 
 The child calls :func:`limit` before it looks at its standard input, and writes one line of JSON to its
-standard output (:func:`answer`). The parent believes nothing of it: not its form, not its length.
+standard output, then what is attached to it (:func:`answer`). The parent believes nothing of it: not its
+form, not its length.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ MEMORY_BYTES = 4 << 30
 FILE_BYTES = 64 << 20
 """What the child may write to a file, its output among them (it may also compile, and keep the result)."""
 
-MAX_ANSWER_BYTES = 1 << 16
+MAX_ANSWER_BYTES = 1 << 20
+"""Of the line of JSON."""
 MAX_REASON = 400
 
 
-def ask(module: str, request: bytes) -> dict[str, object]:
-    """Run ``python -m module`` with ``request`` on its standard input; returns its answer.
+def ask(module: str, request: bytes, attached: int = 0) -> tuple[dict[str, object], bytes]:
+    """Run ``python -m module`` with ``request`` on its standard input; returns its answer and what is
+    attached to it, which must have ``attached`` bytes.
 
     Raises VerificationError if it refuses, crashes, takes longer than TIMEOUT_S of processor time or twice
     that in all, or answers in another form; ConfigurationError if no process can be started.
@@ -65,19 +68,27 @@ def ask(module: str, request: bytes) -> dict[str, object]:
                 _DO_NOT_USE,
             )
         output.seek(0)
-        return _parse(output.read(MAX_ANSWER_BYTES + 1))
+        return _parse(output.read(MAX_ANSWER_BYTES + 1 + attached + 1), attached)
 
 
-def _parse(data: bytes) -> dict[str, object]:
+def no_answer() -> VerificationError:
+    """The error for an answer of another form."""
+    return VerificationError("the process that loaded the model gave no answer", _DO_NOT_USE)
+
+
+def _parse(data: bytes, attached: int) -> tuple[dict[str, object], bytes]:
+    line, _, rest = data.partition(b"\n")
     try:
-        reply = json.loads(data) if len(data) <= MAX_ANSWER_BYTES else None
+        reply = json.loads(line) if len(line) <= MAX_ANSWER_BYTES else None
     except (ValueError, RecursionError):
         reply = None
     if not isinstance(reply, dict):
-        raise VerificationError("the process that loaded the model gave no answer", _DO_NOT_USE)
+        raise no_answer()
     if "error" in reply:
         raise VerificationError(_plain(str(reply["error"])), _plain(str(reply.get("remedy") or _DO_NOT_USE)))
-    return reply
+    if len(rest) != attached:
+        raise no_answer()
+    return reply, rest
 
 
 _DO_NOT_USE = "do not use this package; make it again from its data"
@@ -112,14 +123,14 @@ def limit() -> None:
             resource.setrlimit(which, (value, value))
 
 
-def answer(work: Callable[[bytes], dict[str, object]]) -> None:
+def answer(work: Callable[[bytes], tuple[dict[str, object], bytes]]) -> None:
     """The child's side: do ``work`` on the request; the answer is its result, or the error that it raised."""
     limit()
     # Libraries print to standard output; the answer must stand there alone.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         try:
-            reply = work(sys.stdin.buffer.read())
+            reply, rest = work(sys.stdin.buffer.read())
         except HindsightError as error:
-            reply = {"error": error.message, "remedy": error.remedy}
-        output.write(json.dumps(reply).encode() + b"\n")
+            reply, rest = {"error": error.message, "remedy": error.remedy}, b""
+        output.write(json.dumps(reply).encode() + b"\n" + rest)
