@@ -49,6 +49,7 @@ _hindsight() {
             /models/verify) path+=/$word ;;
             /models/keygen) path+=/$word ;;
             /models/sign) path+=/$word ;;
+            /models/provenance) path+=/$word ;;
             /advisor) path+=/$word ;;
             /advisor/verify) path+=/$word ;;
         esac
@@ -412,7 +413,7 @@ _hindsight() {
             case "$prev" in
             esac
             [[ -n $words ]] || {
-                words='-h --help'; values='list show verify keygen sign'
+                words='-h --help'; values='list show verify keygen sign provenance'
                 files=
             } ;;
         '/models/list')
@@ -434,22 +435,33 @@ _hindsight() {
                 --trust) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help --trust --json'; values=''
+                words='-h --help --trust --provenance --json'; values=''
                 files=
             } ;;
         '/models/keygen')
             case "$prev" in
+                --passphrase-file) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help --json'; values=''
+                words='-h --help --passphrase-file --no-passphrase --json'; values=''
                 files=
             } ;;
         '/models/sign')
             case "$prev" in
                 --key) files=1; words=- ;;
+                --passphrase-file) files=1; words=- ;;
             esac
             [[ -n $words ]] || {
-                words='-h --help --key --json'; values=''
+                words='-h --help --key --passphrase-file --json'; values=''
+                files=
+            } ;;
+        '/models/provenance')
+            case "$prev" in
+                --key) files=1; words=- ;;
+                --passphrase-file) files=1; words=- ;;
+            esac
+            [[ -n $words ]] || {
+                words='-h --help --key --passphrase-file --allow-dirty --json'; values=''
                 files=
             } ;;
         '/advisor')
