@@ -227,13 +227,26 @@ class History:
         after = np.append(order, -1)[place[:count] + 1]
         same = (after >= 0) & (task[after] == faults.task)
         end = np.where(same, ts[after] - 1, self.last_ns)
-        before = order[np.maximum(place[:count] - 1, 0)]
-        earlier = np.minimum(before, max(count - 1, 0))
-        again = (
-            (before < count) & (before != np.arange(count)) & (task[before] == faults.task)
-            & (faults.file[earlier] == faults.file) & (faults.index[earlier] == faults.index)
-        )  # fmt: skip
+        padded = np.concatenate([[-1, -1], order])
+        one, two = padded[place[:count] + 1], padded[place[:count]]
+        again = self._retries(one)
+        # Fault-around, tried first, leaves out a page that carries the mark: it faults once more.
+        is_around = (one >= count) & (one < count + len(around.ts))
+        at = np.where(is_around, one - count, 0)
+        if len(around.ts):
+            is_around &= (around.task[at] == faults.task) & (around.file[at] == faults.file)
+        again |= is_around & self._retries(two) & ~np.append(again, True)[np.where(two < count, two, count)]
         return np.maximum(end, faults.ts), again
+
+    def _retries(self, earlier: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which faults are on the page, and by the thread, of these earlier faults (others: no fault)."""
+        faults, count = self.faults, len(self.faults.ts)
+        known = (earlier >= 0) & (earlier < count)
+        at = np.where(known, earlier, 0)
+        return (
+            known & (faults.task[at] == faults.task) & (faults.file[at] == faults.file)
+            & (faults.index[at] == faults.index)
+        )  # fmt: skip
 
     def in_fault(self, rows: PageRows) -> NDArray[np.bool_]:
         """Which rows happened in a fault of a known mapping of the same file."""
