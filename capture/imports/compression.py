@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ class Compression:
                 "Convert it: trace-cmd convert --compression none -i FILE -o NEW.",
             )
         self.name = name
-        self._zstd_context: Any = None
+        self._of_thread = threading.local()
 
     def unpack(self, file: Foreign, data: bytes | memoryview, size: int) -> Any:
         """``data``, unpacked: exactly ``size`` bytes, as something with their buffer protocol."""
@@ -58,14 +59,16 @@ class Compression:
 
         if not size:
             return b""
-        if self._zstd_context is None:
-            # One for all chunks: to make one costs as much as to unpack a small chunk.
-            self._zstd_context = zstandard.ZstdDecompressor()
+        context = getattr(self._of_thread, "context", None)
+        if context is None:
+            # One for all chunks, as to make one costs as much as to unpack a small chunk; but one for each
+            # thread, as two that use the same at once get each other's bytes.
+            context = self._of_thread.context = zstandard.ZstdDecompressor()
         try:
             # What the frame says of itself is what would be allocated.
             if zstandard.frame_content_size(data) not in (-1, size):
                 raise ValueError("its frame has another size")
-            return self._zstd_context.decompress(data, max_output_size=size)
+            return context.decompress(data, max_output_size=size)
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from None
 
