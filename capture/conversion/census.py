@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from hindsight.capture.compiled import compiled
 from hindsight.capture.conversion.columns import Text, distinct_rows
 from hindsight.capture.profiles import DESCRIBING, FOLLOWING
 
@@ -19,7 +19,7 @@ Columns = Mapping[str, np.ndarray]
 Watch = Callable[[Columns, Mapping[str, Text]], None]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_members(values: Any, members: Any) -> int:
     """How many of ``values`` (i32) are among the few ``members`` (i32)."""
     count = 0

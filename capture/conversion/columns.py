@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from hindsight.capture.compiled import compiled
 from hindsight.capture.conversion.decode import CpuEvents
 from hindsight.capture.conversion.merge import Run, merge, ordered
 from hindsight.capture.conversion.spans import Span, find_spans, number_spans
@@ -27,7 +27,7 @@ _TEXT_LIMIT = 256
 """Bytes of the longest text of variable length."""
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gather(
     words: Any, at: Any, offset: Any, size: Any, signed: bool, shift: Any, keep: Any, out: Any, strict: Any
 ) -> Any:
@@ -70,7 +70,7 @@ def gather(
     return lost
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def gather_bytes(words: Any, at: Any, offset: Any, width: Any, located: bool, limit: Any, out: Any) -> int:
     """Copy text of at most ``width`` bytes, up to its first NUL, into ``out`` (u8[n, width or more], zeroed).
 
@@ -103,7 +103,7 @@ def gather_bytes(words: Any, at: Any, offset: Any, width: Any, located: bool, li
     return bad
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def number_rows(rows: Any, slots: Any, first: Any, codes: Any) -> int:
     """Number the distinct rows of ``rows`` (u64[n, width]) in order of appearance; returns how many.
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from hindsight.capture.compiled import compiled
 from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.errors import VerificationError
 
@@ -40,7 +40,7 @@ _DAMAGE = {
 }
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def walk(
     words: Any,
     layout: Any,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from hindsight.capture.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Run:
     cpu: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_descents(ts: Any) -> int:
     """How many values of ``ts`` (i64) are less than the one before."""
     count = 0
@@ -27,7 +28,7 @@ def count_descents(ts: Any) -> int:
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def merge_two(
     ts_a: Any, at_a: Any, cpu_a: Any, ts_b: Any, at_b: Any, cpu_b: Any, ts: Any, at: Any, cpu: Any
 ) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from hindsight.capture.compiled import compiled
 
 FIXED, LOCATED, RELATIVE, REST = range(4)
 """Where bytes are: in the field itself, where a ``__data_loc`` word says, or a ``__rel_loc`` word (counted
@@ -21,7 +22,7 @@ class Span:
     text: bool
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_spans(
     words: Any, at: Any, offset: Any, size: Any, where: Any, text: bool, start: Any, length: Any
 ) -> int:
@@ -63,7 +64,7 @@ def find_spans(
     return bad
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def number_spans(data: Any, start: Any, length: Any, slots: Any, first: Any, codes: Any) -> int:
     """:func:`number_rows` for pieces of ``data`` (u8) from ``start``, of ``length`` bytes (u64[n])."""
     count = 0

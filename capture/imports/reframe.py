@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from hindsight.capture.compiled import compiled
 from hindsight.capture.imports.perf_sample import (
     CHAIN,
     CONFIG,
@@ -42,7 +42,7 @@ size is no multiple of 4."""
 _BY_BPF = 1 << 15
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def owner_of(identifier: Any, ids: Any, owner: Any, id_at: Any) -> int:
     """The event of an identifier: a place in the array of layouts, -1 if it is none."""
     if id_at < 0:
@@ -65,13 +65,13 @@ def owner_of(identifier: Any, ids: Any, owner: Any, id_at: Any) -> int:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def long_at(words: Any, at: Any) -> Any:
     """The u64 at a place."""
     return np.uint64(words[at]) | np.uint64(words[at + np.uint64(1)]) << np.uint64(32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def raw_place(words: Any, body: Any, end: Any, rows: Any, mine: Any) -> Any:
     """Where the size of a sample's raw data is (words); 0 when the sample is damaged."""
     two = np.uint64(2)
@@ -96,7 +96,7 @@ def raw_place(words: Any, body: Any, end: Any, rows: Any, mine: Any) -> Any:
     return at if at + two <= end else np.uint64(0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_samples(
     words: Any, rows: Any, ids: Any, owner: Any, id_at: Any, id_back: Any, passed: Any,
     last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any,
@@ -210,7 +210,7 @@ def find_samples(
     tally[WHY] = why
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def copy_samples(
     words: Any, rows: Any, id_at: Any, place: Any, raw: Any, cpu: Any, event: Any, cursor: Any, out: Any
 ) -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 from isal.isal_zlib import crc32
-from numba import njit
 
+from hindsight.capture.compiled import compiled
 from hindsight.capture.conversion.decode import (
     EARLIEST,
     IDS,
@@ -55,7 +55,7 @@ _CUT = "the last record is incomplete"
 _BLOCKS, _REPORTED, _DAMAGE = range(3)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_records(
     words: Any, kind_of_id: Any, need: Any, block_words: Any,
     ends: Any, low: Any, high: Any, state: Any, bad: Any, counts: Any, tally: Any,
@@ -110,7 +110,7 @@ def count_records(
     return np.int64(at)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sample(words: Any, at: Any, length: Any, kind_of_id: Any, need: Any) -> Any:
     """A sample of ``length`` words: what is wrong (a flag, 0 if nothing), its kind, its time in ns."""
     if length < np.uint64(8):
@@ -129,7 +129,7 @@ def _sample(words: Any, at: Any, length: Any, kind_of_id: Any, need: Any) -> Any
     return 0, np.int64(kind), np.int64(stamp)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill_records(
     words: Any, kind_of_id: Any, need: Any, origin: Any, earliest: Any, latest: Any,
     cursor: Any, limit: Any, ts_out: Any, at_out: Any,
