@@ -48,8 +48,8 @@ class RawIndex:
     """What one pass over the raw file of one CPU found.
 
     ``offset`` i64[blocks + 1]: bytes, multiples of 4; ``low`` and ``high`` i64[blocks]: earliest and latest
-    event, ns; ``counts`` u32[blocks, kinds]. ``unusable``: events that no layout fits; ``end_ns``: when the
-    last record ended.
+    event, ns; ``counts`` u32[blocks, kinds]. ``unusable``: events that no layout fits. ``end`` i64[blocks]:
+    where blocks end that don't follow each other; None: each ends where the next begins.
     """
 
     cpu: int
@@ -61,6 +61,17 @@ class RawIndex:
     counts: np.ndarray
     unusable: int
     problems: list[Problem]
+    end: np.ndarray | None = None
+
+    @property
+    def ends(self) -> np.ndarray:
+        """Where each block ends, i64[blocks]: bytes."""
+        return self.offset[1:] if self.end is None else self.end
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The bytes of each block, i64[blocks]."""
+        return self.ends - self.offset[:-1]
 
     @property
     def events(self) -> int:

@@ -47,7 +47,7 @@ def cut(indexes: list[RawIndex], slice_bytes: int = SLICE_BYTES) -> Iterator[Sli
     number = np.concatenate([np.arange(len(i.low)) for i in indexes])
     low = np.concatenate([i.low for i in indexes])
     high = np.concatenate([i.high for i in indexes])
-    size = np.concatenate([np.diff(i.offset) for i in indexes])
+    size = np.concatenate([i.sizes for i in indexes])
     order = np.argsort(low, kind="stable")
     filled = np.cumsum(size[order])
     sorted_low = low[order]
@@ -91,7 +91,7 @@ def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers
     """
     starts = [0]
     for index, blocks in zip(indexes, part.blocks, strict=True):
-        starts.append(starts[-1] + int((index.offset[blocks + 1] - index.offset[blocks]).sum()))
+        starts.append(starts[-1] + int(index.sizes[blocks].sum()))
     if starts[-1] // 4 >= 1 << 32:
         raise VerificationError(
             f"{indexes[0].path.parent}: times are in such disorder that more than 16 GiB belong together"
@@ -108,9 +108,8 @@ def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers
         with ExitStack() as stack:
             descriptor = open_regular(index.path)
             stack.callback(os.close, descriptor)
-            for begin, end in _stretches(blocks):
-                offset = int(index.offset[begin])
-                size = int(index.offset[end]) - offset
+            for offset, end in _stretches(index, blocks):
+                size = end - offset
                 piece = data[place : place + size]
                 read_exactly(descriptor, piece, offset, index.path)
                 index.filler.fill(
@@ -125,9 +124,9 @@ def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers
     return workers.each(one, [cpu for cpu, blocks in enumerate(part.blocks) if len(blocks)])
 
 
-def _stretches(blocks: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Consecutive blocks as (first, last + 1)."""
+def _stretches(index: RawIndex, blocks: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Bytes (from, to) of the file that have blocks without a gap."""
     if len(blocks):
-        gaps = np.flatnonzero(np.diff(blocks) != 1)
-        for begin, end in zip([0, *(gaps + 1).tolist()], [*gaps.tolist(), len(blocks) - 1], strict=True):
-            yield int(blocks[begin]), int(blocks[end]) + 1
+        begin, end = index.offset[blocks], index.ends[blocks]
+        gaps = np.flatnonzero(begin[1:] != end[:-1])
+        yield from zip(begin[[0, *(gaps + 1)]].tolist(), end[[*gaps, -1]].tolist(), strict=True)

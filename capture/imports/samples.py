@@ -25,6 +25,7 @@ from hindsight.capture.imports import reframe as of
 from hindsight.capture.imports.compression import write_all
 from hindsight.capture.imports.facts import Origin
 from hindsight.capture.imports.foreign import Foreign
+from hindsight.capture.imports.in_place import Blocks, InPlace, Kinds
 from hindsight.capture.imports.pages import Wanted
 from hindsight.capture.imports.perf_data import PerfData, compressed, read_perf_data, take_record
 from hindsight.capture.imports.perf_sample import Layouts, layouts
@@ -40,6 +41,8 @@ _MOST_NOTES = 1 << 16
 """More losses of one recording are joined."""
 _SAMPLED = "perf sampled, not every event"
 _THROTTLED = "perf throttled"
+Samples = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Place, raw, cpu, event: see :func:`hindsight.capture.imports.reframe.find_samples`."""
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Framer:
         """Read all. Raises VerificationError when records of perf itself are damaged."""
         at, end = self.data.begin, min(self.data.end, self.file.size)
         piece = np.empty(min(PIECE_BYTES, max(end - at, 0)) // 4 * 4 + 4, np.uint8)
-        out = np.empty(piece.size // 4, np.uint32)
+        self._out = np.empty(piece.size // 4, np.uint32)
         room = piece.size // _SMALLEST + 1
         self._room = (
             np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.uint16),
@@ -82,7 +85,7 @@ class Framer:
                 self.done.cut = "the last record is incomplete"
                 break
             read_exactly(self.file.descriptor, held, at, self.file.path)
-            used, why = self._piece(held.view("<u4"), out)
+            used, why = self._piece(held.view("<u4"), at)
             advance(used)
             at += used
             if why == of.DAMAGED:
@@ -104,7 +107,7 @@ class Framer:
             self._layouts = layouts(self.file, self.data.attributes) if self._known else None
         return self._layouts
 
-    def _piece(self, words: np.ndarray, out: np.ndarray) -> tuple[int, int]:
+    def _piece(self, words: np.ndarray, at: int) -> tuple[int, int]:
         """Frame what begins a piece; returns the bytes that were used, and why it stopped there."""
         layout = self._layout() if self._has_traced() else None
         if layout is None:
@@ -117,17 +120,20 @@ class Framer:
             self._last, size_of, place, raw, cpu, event, notes, tally,
         )  # fmt: skip
         count = int(tally[of.SAMPLES])
-        cursor = np.cumsum(size_of) - size_of
-        begin = cursor.copy()
-        of.copy_samples(
-            words, layout.rows, layout.id_at,
-            place[:count], raw[:count], cpu[:count], event[:count], cursor, out,
-        )  # fmt: skip
-        for number in np.flatnonzero(size_of).tolist():
-            self._write(number, out[begin[number] : cursor[number]])
+        self._keep(words, at, layout, (place[:count], raw[:count], cpu[:count], event[:count]), size_of)
         self.done.bad += int(tally[of.BAD])
         self._note(notes[: int(tally[of.NOTES])])
         return int(tally[of.AT]) * 4, int(tally[of.WHY])
+
+    def _keep(
+        self, words: np.ndarray, at: int, layout: Layouts, samples: Samples, size_of: np.ndarray
+    ) -> None:
+        """Keep the samples of words from byte ``at`` of the file; ``size_of``: words of each processor's."""
+        cursor = np.cumsum(size_of) - size_of
+        begin = cursor.copy()
+        of.copy_samples(words, layout.rows, layout.id_at, *samples, cursor, self._out)
+        for number in np.flatnonzero(size_of).tolist():
+            self._write(number, self._out[begin[number] : cursor[number]])
 
     def _has_traced(self) -> bool:
         return any(attribute.traced for attribute in self.data.attributes)
@@ -178,6 +184,36 @@ class Framer:
             after = take_record(self.file, self.data, kind, at, size)
         at += size + after
         return at if at <= end else -1
+
+
+class _Scattered(Exception):
+    """Samples cannot be decoded where they are."""
+
+
+class Finder(Framer):
+    """Finds where the samples of each processor are, and leaves them there."""
+
+    def __init__(self, file: Foreign, data: PerfData, formats: list[EventFormat]) -> None:
+        super().__init__(file, data, Path())
+        self._kinds = Kinds(formats)
+        self._blocks = Blocks(self._kinds)
+
+    def _keep(
+        self, words: np.ndarray, at: int, layout: Layouts, samples: Samples, size_of: np.ndarray
+    ) -> None:
+        if not self._blocks.add(words, at, layout, samples):
+            raise _Scattered
+
+    def find(self, advance: Advance) -> tuple[Framed, list[RawIndex]] | None:
+        """Read all; the index of each processor. None when the samples have to be copied."""
+        layout = layouts(self.file, self.data.attributes)
+        try:
+            framed = self.run(advance)
+        except _Scattered:
+            return None
+        return framed, self._blocks.indexes(
+            self.file.path, lambda cpu: InPlace(cpu, layout, self._passed, self._kinds)
+        )
 
 
 def recordings(
@@ -247,10 +283,28 @@ class _Loader:
 
     def load(self, workers: Workers, advance: Advance) -> tuple[dict[str, Any], list[InstanceTrace]]:
         """Index all records; the facts and the only instance."""
-        where = self.scratch(self.capture)
-        framed = self.framed or Framer(self.file, self.data, where).run(advance)
         formats = self._formats()
         kinds = [foreign_kind(number, layout) for number, layout in enumerate(formats)]
+        found = None
+        if self.framed is None:
+            found = Finder(self.file, self.data, formats).find(advance)
+        framed, indexes = found or self._copied(formats, workers, advance)
+        instance = InstanceTrace(facts.INSTANCE, kinds, indexes)
+        about = self.data.about
+        assert about is not None
+        texts = {f"{layout.system}/{layout.name}": about.texts[layout.id] for layout in formats}
+        told = facts.build(
+            self.origin, self.wanted.keys, self.capture, self.date, self.wanted.label, instance, "perf",
+            texts, self._losses(framed, instance, formats),
+        )  # fmt: skip
+        return told, [instance]
+
+    def _copied(
+        self, formats: list[EventFormat], workers: Workers, advance: Advance
+    ) -> tuple[Framed, list[RawIndex]]:
+        """Copy the samples in the layout of native captures, and index these."""
+        where = self.scratch(self.capture)
+        framed = self.framed or Framer(self.file, self.data, where).run(lambda count: None)
         decoder = RecordDecoder(formats)
 
         def one(cpu: int) -> RawIndex:
@@ -261,15 +315,7 @@ class _Loader:
             finally:
                 os.close(descriptor)
 
-        instance = InstanceTrace(facts.INSTANCE, kinds, workers.each(one, sorted(framed.cpus)))
-        about = self.data.about
-        assert about is not None
-        texts = {f"{layout.system}/{layout.name}": about.texts[layout.id] for layout in formats}
-        told = facts.build(
-            self.origin, self.wanted.keys, self.capture, self.date, self.wanted.label, instance, "perf",
-            texts, self._losses(framed, instance, formats),
-        )  # fmt: skip
-        return told, [instance]
+        return framed, workers.each(one, sorted(framed.cpus))
 
     def _formats(self) -> list[EventFormat]:
         about = self.data.about
