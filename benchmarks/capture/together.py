@@ -45,7 +45,8 @@ def record_both(directory: Path, command: list[str], buffer_kb: int) -> Both:
     finally:
         if ours.returncode is None:
             ours.kill()
-    other.send_signal(signal.SIGINT)
+    # send_signal would take the exit status of one that has ended: its thread may have.
+    os.kill(other.pid, signal.SIGINT)
     children.finish(other)
     return both
 
