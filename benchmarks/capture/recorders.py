@@ -58,7 +58,8 @@ def top_level_restored() -> Iterator[None]:
     root = tracefs.locate()
     before = {name: (root / name).read_text() for name in _SETTINGS}
     clock = re.search(r"\[(\S+)\]", before.pop("trace_clock"))
-    size = re.match(r"\d+", before.pop("buffer_size_kb"))
+    # "7 (expanded: 1408)" is a buffer that nobody used yet: 7 would be written as a size.
+    size = re.search(r"\d+(?=\)?$)", before.pop("buffer_size_kb").strip())
     try:
         yield
     finally:
