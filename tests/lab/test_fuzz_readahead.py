@@ -182,3 +182,17 @@ def test_tasks_at_the_same_time_are_replayed_but_for_what_no_trace_shows(bench: 
         matched += outcome.counts["matched"]
     assert recorded > 300
     assert matched > 0.98 * recorded
+
+
+def test_a_fault_that_is_retried_on_the_marked_page_reads_ahead_no_further(bench: Bench) -> None:
+    """The second window goes page by page, since it meets the first, and is cut at the end of the file, which
+    puts the mark on the page of the fault: fault-around leaves that page out, and the fault is retried."""
+    operations: list[plan.Op] = [["open", 1, "big", "r"], ["map", 2, 1, 0]]
+    operations += [["touch", 2, page] for page in (16370, 16384)]
+    one = plan.Plan(1, [], "ext4", 64, [operations])
+    try:
+        outcome = trial.try_plan(one, bench)
+    except NotPermittedError as error:
+        pytest.skip(error.message)
+    assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
+    assert outcome.counts["recorded"] == outcome.counts["compared"] == 3
