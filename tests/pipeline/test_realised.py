@@ -60,7 +60,7 @@ def lived(
     for day, captures in enumerate(days):
         for capture in captures:
             device = SLOW if day >= slow_from else CALIBRATED
-            advisor = journals.advise(root / "data" / "toy", capture, toy, model, device, first["decision"])
+            advisor = journals.advise(root / "data" / "toy", capture, toy, model, device, first.decision)
             journals.write(root / "data" / "toy", capture, journals.tables_of(advisor))
     loaded = params.load(make_params(root, **SMALLER, **changed))
     said = stages.run("ingest", loaded, toy)
