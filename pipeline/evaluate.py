@@ -86,6 +86,7 @@ def evaluate(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     write_columns(layout.evaluate / "blocks.parquet", blocks)
     context = build_context(params, subsystem, layout, captures, division, calibration, training)
     context["bound"] = {capture.id: run.bound for capture, run in zip(tested, runs, strict=True)}
+    context["delays_ns"] = params.decision["advice_delay_ns"]
     context["delay_curve"] = delay_curve(params, runs)
     context["advice_cost"] = {
         name: advice_cost(

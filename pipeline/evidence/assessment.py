@@ -79,6 +79,7 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
         "fidelity": sections.fidelity(context, limits),
         "calibration": sections.calibration(context, limits),
         "delay": sections.delay(context, cost),
+        "delays_ns": Quoted(sorted(int(ns) for ns in context.get("delays_ns") or ())),
         "live_check": live_section,
         "model": sections.model(context),
         "explanations": explanations(context, cost),

@@ -175,5 +175,10 @@ def context(table: pl.DataFrame, exact: float = 0.998) -> dict[str, Any]:
             for d, fade in ((0, 1.0), (1_000_000, 0.98), (10_000_000, 0.86), (100_000_000, 0.45))
             for arm, gain in (("model", 0.24), ("rule", 0.10), ("stock", 0.0))
         ],
+        "delays_ns": [150_000, 400_000, 3_000_000],
+        "advice_cost": {
+            name: {"events": 50_000, "decisions": 300, "actions": 120, "ns": total // 100}
+            for name in EVALUATIONS
+        },
         "provenance": {"data_sha256": "0" * 64, "params_sha256": "1" * 64, "code_sha256": "2" * 64},
     }

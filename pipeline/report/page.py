@@ -28,6 +28,7 @@ def html(report: Mapping[str, Any]) -> str:
     titles = {metric["name"]: metric["title"] for metric in report["metrics"]}
     environment.filters.update(
         arm=numbers.arm,
+        delay=numbers.delay,
         evaluation=numbers.evaluation,
         figure=numbers.figure,
         gain=numbers.gain,

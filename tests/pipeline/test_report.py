@@ -181,3 +181,17 @@ def test_what_was_predicted_and_run_live_is_drawn_and_said(tmp_path: Path) -> No
     assert "Predicted against measured change of throughput" in text
     assert "P1 scan device:512: predicted +125" in text and "P2 points model: predicted −3" in text
     assert "sign right in 97.5 % of 40 pairs" in files["report.md"].read_text(encoding="utf-8")
+
+
+def test_what_advice_costs_and_how_late_it_is_stand_on_the_page(
+    report: dict[str, Any], page: str, written: dict[str, Path]
+) -> None:
+    words = " ".join(" ".join(Document(page).words).split())
+    assert "advice that acts 150 µs to 3 ms (median 400 µs) after the decision" in words
+    for section in report["evaluations"]:
+        cost = section["advice_cost"]
+        assert cost["net_gain"]["value"] == pytest.approx(
+            section["model"]["gain"]["value"] - cost["share"]["value"], abs=1e-5
+        )
+        assert numbers.gain(cost["net_gain"]) in words
+        assert f"| gain net of it | {numbers.gain(cost['net_gain'])} (" in written["report.md"].read_text()
