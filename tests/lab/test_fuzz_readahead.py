@@ -120,8 +120,8 @@ def test_a_transfer_is_not_judged_without_the_kernels_word(bench: Bench) -> None
     }
 
 
-@pytest.mark.parametrize("way", sorted(ways.FAMILIES["writing"]))
-def test_files_that_change_are_replayed_exactly(bench: Bench, way: str) -> None:
+@pytest.mark.parametrize("way", sorted({*ways.FAMILIES["writing"], *ways.FAMILIES["mapping"]}))
+def test_mappings_and_files_that_change_are_replayed_exactly(bench: Bench, way: str) -> None:
     drawn = replace(grammar.draw(9300, wishes(way)), filesystem="ext4", read_ahead_kb=128)
     try:
         outcome = trial.try_plan(drawn, bench)
@@ -141,17 +141,6 @@ def test_a_read_after_cached_pages_opens_the_window_that_the_kernel_opened(bench
     outcome = trial.try_plan(one, bench)
     assert outcome.first_divergence is None
     assert outcome.verdict == trial.EXACT
-
-
-@pytest.mark.parametrize("way", sorted(ways.FAMILIES["mapping"]))
-def test_faults_are_replayed_exactly(bench: Bench, way: str) -> None:
-    drawn = replace(grammar.draw(9200, wishes(way)), filesystem="ext4", read_ahead_kb=128)
-    try:
-        outcome = trial.try_plan(drawn, bench)
-    except NotPermittedError as error:
-        pytest.skip(error.message)
-    assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
-    assert not outcome.without_verdict
 
 
 def test_what_is_reclaimed_is_missed_again(bench: Bench) -> None:
