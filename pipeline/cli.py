@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 STAGES = {
     "ingest": "read the dataset: manifest, demand, factual replay of the stock logic",
     "featurize": "split in time, calibrate, label the states of the stock policy",
-    "train": "train the model, one without each program, and the null model",
+    "train": "train the model, one without each program and each host, and the null model",
     "evaluate": "run all arms on the captures kept back, and assess them",
     "package": "write the model with its evidence to models/exported/",
     "report": "render the report to reports/SUBSYSTEM/",

@@ -1,4 +1,4 @@
-"""Stage evaluate: all arms on the captures that were kept back, in the two evaluations."""
+"""Stage evaluate: all arms on the captures that were kept back, in each evaluation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from hindsight.pipeline.advice_cost import advice_cost
 from hindsight.pipeline.arms import Arm
 from hindsight.pipeline.context import build_context
 from hindsight.pipeline.drive import Outcome
-from hindsight.pipeline.evidence.splits import check_new_workload, check_tomorrow
+from hindsight.pipeline.evidence.splits import check_new_host, check_new_workload, check_tomorrow
 from hindsight.pipeline.explain import Explainer, HeldOut, explain
 from hindsight.pipeline.ingested import Calibration, Ingested, load
 from hindsight.pipeline.parallel import each
 from hindsight.pipeline.params import Layout, Params
 from hindsight.pipeline.realised import learned_from
-from hindsight.pipeline.split import Split, programs, tomorrow, without_program
+from hindsight.pipeline.split import Split, hosts, programs, tomorrow, without_host, without_program
 from hindsight.pipeline.store import concatenate, read_json, write_columns, write_json
 from hindsight.subsystems.contract import Columns, Subsystem
 
 if TYPE_CHECKING:
     from hindsight.models.trees import Forest
 
-TOMORROW, NEW_WORKLOAD = "tomorrow", "new_workload"
+TOMORROW, NEW_WORKLOAD, NEW_HOST = "tomorrow", "new_workload", "new_host"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def evaluate(params: Params, subsystem: Subsystem) -> dict[str, Any]:
             params["advice"],
             [(c.facts, r.model[name]) for c, r in zip(tested, runs, strict=True) if name in r.model],
         )
-        for name in (TOMORROW, NEW_WORKLOAD)
+        for name in (TOMORROW, NEW_WORKLOAD, NEW_HOST)
+        if any(name in run.model for run in runs)
     }
     context["explanations"] = _explanations(params, subsystem, calibration, tested, runs, plans, training)
     report = assess(pl.DataFrame(_for_polars(blocks)), context, params["evaluate"])
@@ -151,6 +152,15 @@ def plan(
         forest = _forest(layout, fold["file"])
         for f in test:
             plans.setdefault(str(f["capture"]), []).append(Plan(NEW_WORKLOAD, forest))
+    for host in hosts(facts):
+        if host not in training.get("without_host", {}):
+            continue
+        fold = training["without_host"][host]
+        _, test = without_host(facts, division, host)
+        check_new_host([by_id[c] for c in learned_from(fold)], test)
+        forest = _forest(layout, fold["file"])
+        for f in test:
+            plans.setdefault(str(f["capture"]), []).append(Plan(NEW_HOST, forest))
     return {name: plans[name] for name in by_id if name in plans}
 
 
@@ -230,11 +240,11 @@ def delay_curve(params: Params, runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 
 def _taken(subsystem: Subsystem, runs: Iterable[Run]) -> dict[str, dict[str, int]]:
-    """How often each policy took each action (tomorrow's model, else that of the new workload)."""
+    """How often each policy took each action (tomorrow's model, else that of another evaluation)."""
     names = [action.name for action in subsystem.actions] + ["keep"]
     counted: dict[str, dict[str, int]] = {}
     for run in runs:
-        model = run.model.get(TOMORROW) or run.model[NEW_WORKLOAD]
+        model = run.model.get(TOMORROW) or next(iter(run.model.values()))
         for arm, outcome in {**run.shared, "model": model}.items():
             if not arm.startswith("static:") and arm != "stock":
                 row = counted.setdefault(arm, dict.fromkeys(names, 0))

@@ -89,6 +89,21 @@ def without_program(
     return train, test
 
 
+def without_host(captures: Sequence[Facts], division: Split, host: str) -> tuple[list[Facts], list[Facts]]:
+    """(training, test) of one left-out host.
+
+    Test: its later captures, or all of them if there are none. Training: earlier captures of other hosts.
+    """
+    own = [f for f in captures if f["host"] == host and f["capture"] not in division.dropped]
+    test = [f for f in own if f["capture"] in division.later] or own
+    return [f for f in captures if f["capture"] in division.earlier and f["host"] != host], test
+
+
 def programs(captures: Iterable[Facts]) -> list[str]:
     """Names of the programs, sorted."""
     return sorted({str(f["program"]) for f in captures})
+
+
+def hosts(captures: Iterable[Facts]) -> list[str]:
+    """Names of the hosts, sorted."""
+    return sorted({str(f["host"]) for f in captures})

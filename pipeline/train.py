@@ -1,4 +1,5 @@
-"""Stage train: one regressor of the relative cost of each action, and the same with each program left out.
+"""Stage train: one regressor of the relative cost of each action, and the same with each program left out,
+and with each host where there are several.
 
 Every model learns from the states of featurize and then, in rounds, from the states that it reaches itself
 (Ross, Gordon, Bagnell 2011: dataset aggregation), on training captures alone.
@@ -6,7 +7,7 @@ Every model learns from the states of featurize and then, in rounds, from the st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hindsight.errors import ConfigurationError
-from hindsight.pipeline.evidence.splits import check_new_workload
+from hindsight.pipeline.evidence.splits import check_new_host, check_new_workload
 from hindsight.pipeline.featurize import read_decisions
 from hindsight.pipeline.ingested import Calibration, Ingested, load
 from hindsight.pipeline.labels import Labeller, States, join, relative
@@ -24,12 +25,17 @@ from hindsight.pipeline.policies import ModelPolicy, candidates
 from hindsight.pipeline.realised import Realised, rows_to_learn
 from hindsight.pipeline.realised import load as load_realised
 from hindsight.pipeline.realised import summary as realised_summary
-from hindsight.pipeline.split import Split, programs, tomorrow, without_program
+from hindsight.pipeline.split import Split, hosts, programs, tomorrow, without_host, without_program
 from hindsight.pipeline.store import read_json, rounded, write_bytes, write_json
 from hindsight.subsystems.contract import Subsystem
 
 if TYPE_CHECKING:
     import xgboost
+
+Parts = tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]
+"""Facts of captures: (training, test)."""
+Check = Callable[[Iterable[Mapping[str, Any]], Iterable[Mapping[str, Any]]], None]
+"""Of (training, test): raises VerificationError if the test leaks."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +185,10 @@ class Trainer:
 
 
 def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
-    """Train the model, one model per left-out program, and the null model; returns what training.json says.
+    """Train the model, one model per left-out program, one per left-out host where there are several, and the
+    null model; returns what training.json says.
 
-    Raises VerificationError if a left-out program would be learned from.
+    Raises VerificationError if a left-out program or host would be learned from.
     """
     layout = Layout(params.root, subsystem.name)
     labelled = read_decisions(layout, subsystem)
@@ -205,18 +212,28 @@ def train(params: Params, subsystem: Subsystem) -> dict[str, Any]:
     null = bytes(fit(rows, input_names(subsystem), params["train"]).save_raw("ubj"))
     write_bytes(layout.train / "null.ubj", null)
 
-    for number, program in enumerate(programs(facts)):
-        chosen, test = without_program(facts, division, program)
+    def leave_out(parts: Parts, what: str, file: str, check: Check) -> dict[str, Any] | None:
+        """The model without a program or a host; None where nothing is left to learn from or to test on."""
+        chosen, test = parts
         if not chosen or not test or not any(f["capture"] in labelled for f in chosen):
-            continue
-        check_new_workload(chosen, test)
-        model, states = trainer.train([f["capture"] for f in chosen], f"without {program}")
-        name = f"without/{number:02d}.ubj"
-        write_bytes(layout.train / name, model)
-        summary["without"][program] = described(model, chosen, states) | {
-            "file": name,
-            "test": [f["capture"] for f in test],
-        }
+            return None
+        check(chosen, test)
+        model, states = trainer.train([f["capture"] for f in chosen], f"without {what}")
+        write_bytes(layout.train / file, model)
+        return described(model, chosen, states) | {"file": file, "test": [f["capture"] for f in test]}
+
+    for number, program in enumerate(programs(facts)):
+        parts = without_program(facts, division, program)
+        fold = leave_out(parts, program, f"without/{number:02d}.ubj", check_new_workload)
+        if fold:
+            summary["without"][program] = fold
+    if len(hosts(facts)) > 1:
+        summary["without_host"] = {}
+    for number, host in enumerate(hosts(facts) if len(hosts(facts)) > 1 else ()):
+        parts = without_host(facts, division, host)
+        fold = leave_out(parts, host, f"without/host-{number:02d}.ubj", check_new_host)
+        if fold:
+            summary["without_host"][host] = fold
     write_json(layout.train / "training.json", summary)
     return summary
 

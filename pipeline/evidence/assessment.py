@@ -16,7 +16,7 @@ from hindsight.pipeline.evidence.figures import Count, Quoted, seal
 from hindsight.pipeline.evidence.panel import Panel, panels
 from hindsight.pipeline.evidence.realised import realised
 from hindsight.pipeline.evidence.thresholds import Thresholds
-from hindsight.pipeline.evidence.verdict import Evidence, Verdict, decide
+from hindsight.pipeline.evidence.verdict import LEAST_HOSTS, NEW_HOST, Evidence, Verdict, decide
 
 REPORT_FORMAT = 1
 REQUIRED_EVALUATIONS = ("new_workload", "tomorrow")
@@ -48,9 +48,10 @@ def assess(blocks: pl.DataFrame, context: Mapping[str, Any], params: Mapping[str
     live, live_section = sections.live(context, limits)
     applied, realised_section = realised(context, limits)
     total = (context.get("fidelity") or {}).get("total")
+    required = (*REQUIRED_EVALUATIONS, NEW_HOST) if len(hosts) >= LEAST_HOSTS else REQUIRED_EVALUATIONS
     evidence = Evidence(
         evaluations=tuple(e.findings for e in evaluated),
-        missing=tuple(name for name in REQUIRED_EVALUATIONS if name not in names),
+        missing=tuple(name for name in required if name not in names),
         exact_share=sections.exact_share(total),
         fidelity_threshold=limits.fidelity,
         cost=wording.title(cost.name),

@@ -13,6 +13,7 @@ from hindsight.errors import VerificationError
 from hindsight.pipeline.evidence.evaluation import MetricInfo
 from hindsight.pipeline.evidence.figures import Count, Figure, Quoted, percent
 from hindsight.pipeline.evidence.thresholds import Thresholds
+from hindsight.pipeline.evidence.verdict import LEAST_HOSTS
 from hindsight.subsystems.contract import Label
 
 Context = Mapping[str, Any]
@@ -247,6 +248,8 @@ def limitations(
     out = []
     if hosts <= 1:
         out.append("One host was recorded: nothing is claimed across hosts.")
+    elif hosts < LEAST_HOSTS:
+        out.append(f"{hosts} hosts were recorded, too few to claim anything of others.")
     if cost.label is Label.MODELLED:
         out.append(
             "The cost is modelled, not measured: it depends on a model of the device, whose error stands "

@@ -41,6 +41,12 @@ from hindsight.subsystems.contract import Label
 RULE, STATIC, STATIC_EACH, NULL = "rule", "best_static", "best_static_each", "null"
 
 
+NEW_HOST, LEAST_HOSTS = "new_host", 6
+"""The evaluation that may be without evidence, and the fewest hosts that can give any: of five that all say
+the same, chance makes 2 / 2^5, which is more than 5 %.
+"""
+
+
 class Mode(Enum):
     """What the evidence allows an advisor to do, from least to most."""
 
@@ -174,6 +180,7 @@ def decide(evidence: Evidence) -> Verdict:
     if evidence.exact_share is None or evidence.exact_share < evidence.fidelity_threshold:
         return _unfaithful(evidence)
     judged = [(f, *_judge(f, evidence)) for f in evidence.evaluations]
+    judged = [row for row in judged if row[1] is Outcome.HARM or not _too_few_hosts(row[0])]
     candidates: list[tuple[int, Outcome, Findings | None, tuple[Reason, ...]]] = [
         (MODES[o].rank, o, f, r) for f, o, r in judged
     ]
@@ -196,6 +203,11 @@ def decide(evidence: Evidence) -> Verdict:
         reasons=reasons,
         statements=_statements(evidence),
     )
+
+
+def _too_few_hosts(found: Findings) -> bool:
+    """Few hosts cannot show a gain on others: like one host, they make no claim, and no worse mode."""
+    return found.evaluation == NEW_HOST and found.stock.effect.units < LEAST_HOSTS
 
 
 def _broken(evidence: Evidence) -> tuple[Reason, ...]:
@@ -349,7 +361,8 @@ def _statements(evidence: Evidence) -> tuple[str, ...]:
     """What is said whatever the verdict: of the evaluation with the smallest gain."""
     out = []
     if evidence.evaluations:
-        found = min(evidence.evaluations, key=lambda f: f.stock.effect.gain)
+        shown = [f for f in evidence.evaluations if not _too_few_hosts(f)] or evidence.evaluations
+        found = min(shown, key=lambda f: f.stock.effect.gain)
         names = {
             RULE: "the trivial rule",
             STATIC: "the best single static setting",
@@ -367,4 +380,6 @@ def _statements(evidence: Evidence) -> tuple[str, ...]:
             )
     if evidence.hosts <= 1:
         out.append("One host: no claim across hosts.")
+    elif evidence.hosts < LEAST_HOSTS:
+        out.append(f"{evidence.hosts} hosts: too few for a claim across hosts.")
     return tuple(out)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hindsight.errors import VerificationError
-from hindsight.pipeline.evidence.splits import check_new_workload, check_tomorrow
-from hindsight.pipeline.split import Split, programs, split, tomorrow, without_program
+from hindsight.pipeline.evidence.splits import check_new_host, check_new_workload, check_tomorrow
+from hindsight.pipeline.split import Split, hosts, programs, split, tomorrow, without_host, without_program
 
 PURGE = 10
 
@@ -114,3 +114,14 @@ def test_a_workload_shared_with_another_program_does_not_stay_in_training() -> N
     train, test = without_program(rows, split(rows, PURGE), "p")
     assert [f["capture"] for f in train] == ["r0"]
     assert [f["capture"] for f in test] == ["p1"]
+
+
+@given(captures)
+def test_no_host_that_is_left_out_is_learned_from(rows: list[dict[str, Any]]) -> None:
+    division = split(rows, PURGE)
+    for host in hosts(rows):
+        train, test = without_host(rows, division, host)
+        assert {f["host"] for f in test} <= {host}
+        if train and test:
+            check_new_host(train, test)
+            assert not {f["capture"] for f in [*train, *test]} & set(division.dropped)

@@ -164,7 +164,7 @@ complete -c hindsight -n '__hindsight_at lab delay' -l patience -x -a '' -d 'wai
 complete -c hindsight -n '__hindsight_at lab delay' -l json -d 'print the summary as JSON'
 complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a ingest -d 'read the dataset: manifest, demand, factual replay of the stock logic'
 complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a featurize -d 'split in time, calibrate, label the states of the stock policy'
-complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a train -d 'train the model, one without each program, and the null model'
+complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a train -d 'train the model, one without each program and each host, and the null model'
 complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a evaluate -d 'run all arms on the captures kept back, and assess them'
 complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a package -d 'write the model with its evidence to models/exported/'
 complete -c hindsight -n '__hindsight_at pipeline; and test (count (string match -v -- \'-*\' (commandline -opc))) -eq 2' -a report -d 'render the report to reports/SUBSYSTEM/'
