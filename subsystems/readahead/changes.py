@@ -4,7 +4,8 @@ Folios left it: POSIX_FADV_DONTNEED dropped them, memory was reclaimed, the file
 write added them, and what is met although nobody was seen to add it was there before the recording. The
 ``mm_filemap_*`` rows say what and when; the replay, which knows no clock, wants to know between which of its
 steps. A folio is reclaimed to make room for another: what left during an operation on its file is told by how
-many folios that operation had added by then.
+many folios that operation had added by then, and what others reclaimed meanwhile by the batch of the read
+that came next.
 
 Where memory is so short, the kernel gives up a folio that it cannot have at once, and reads less than it
 decided. No trace shows that but in what was added: it is taken from there, for operations that had to
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from hindsight.subsystems.readahead.history import History, PageRows
 from hindsight.subsystems.readahead.operations import of_calls
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT
-from hindsight.subsystems.readahead.recorded import ADDED, DROPPED, RECLAIMED, TRUNCATED
+from hindsight.subsystems.readahead.recorded import ADDED, DROPPED, NOWHERE, RECLAIMED, TRUNCATED
 from hindsight.subsystems.readahead.warm import cached_before
 
 BEFORE = -1
@@ -46,12 +47,16 @@ def changes(history: History, ops: Columns, calls: NDArray[np.int64], streams: N
     after = np.full(len(op), BEFORE, np.int64)
     others = np.flatnonzero(~advised & (history.file_id[deleted.file] >= 0))
     op[others], after[others] = _during(history, deleted, others, ops, op_file)
+    reach = np.full(len(op), NOWHERE)
+    own = others[after[others] != BEFORE]
+    reach[own] = _reach(history, calls[op[own]], deleted.ts[own])
     end = history.truncated_to[deleted.call] >> PAGE_SHIFT if len(op) else op
-    parts = [_columns(history, deleted, op, after, how, np.where(truncated, end, NO_SPLIT))]
+    parts = [_columns(history, deleted, op, after, how, np.where(truncated, end, NO_SPLIT), reach)]
     written = np.flatnonzero(history.inside_any(added, history.changes_file) & _of_streams(history, added))
     op, after = (np.full(len(added.ts), -1, np.int64) for _ in range(2))
     op[written], after[written] = _during(history, added, written, ops, op_file)
-    parts.append(_columns(history, added, op, after, np.full(len(op), ADDED), np.full(len(op), NO_SPLIT)))
+    came, whole, nowhere = (np.full(len(op), value) for value in (ADDED, NO_SPLIT, NOWHERE))
+    parts.append(_columns(history, added, op, after, came, whole, nowhere))
     parts.append(_cached_before(history, op_file))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.lexsort((joined["index"], joined["ts"], joined["after"], joined["op"]))
@@ -73,6 +78,7 @@ def _cached_before(history: History, op_file: NDArray[np.int64]) -> Columns:
     return {
         "op": op[kept],
         "after": np.full(count, BEFORE),
+        "reach": np.full(count, NOWHERE),
         "file": warm.file[kept],
         "index": warm.index[kept],
         "order": warm.order[kept],
@@ -104,14 +110,47 @@ def _columns(
     after: NDArray[np.int64],
     how: NDArray[Any],
     split: NDArray[Any],
+    reach: NDArray[np.int64],
 ) -> Columns:
     place = history.file_id[rows.file]
     kept = np.flatnonzero((op >= 0) & (place >= 0))
     columns = {
         "op": op, "after": after, "file": place, "index": rows.index, "order": rows.order, "how": how,
-        "split": split, "ts": rows.ts,
+        "reach": reach, "split": split, "ts": rows.ts,
     }  # fmt: skip
     return {name: column[kept] for name, column in columns.items()}
+
+
+def _since(history: History, call: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The page at which the last batch of a call before each of these moments began; -1: none did."""
+    met = history.met
+    moments = np.unique(np.concatenate([met.ts, ts]))
+    keys = met.call * (len(moments) + 1) + np.searchsorted(moments, met.ts)
+    order = np.argsort(keys, kind="stable")
+    at = np.searchsorted(keys[order], call * (len(moments) + 1) + np.searchsorted(moments, ts)) - 1
+    before = np.append(order, -1)[at]
+    known = (at >= 0) & (before >= 0)
+    known[known] = met.call[before[known]] == call[known]
+    return np.where(known, np.append(met.index, -1)[before], -1)
+
+
+def _reach(history: History, call: NDArray[np.int64], ts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The page of the batch that was the next step of a call after each of these moments; NOWHERE where it
+    added a folio first, for which there was no room before, or did nothing more.
+    """
+    met, added = history.met, history.added
+    of = np.concatenate([met.call, added.call])
+    when = np.concatenate([met.ts, added.ts])
+    page = np.concatenate([met.index, np.full(len(added.ts), NOWHERE)])
+    order = np.lexsort((when, of))
+    of, when, page = of[order], when[order], page[order]
+    moments = np.unique(np.concatenate([when, ts]))
+    keys = of * (len(moments) + 1) + np.searchsorted(moments, when)
+    at = np.searchsorted(keys, call * (len(moments) + 1) + np.searchsorted(moments, ts), "right")
+    following = np.minimum(at, max(len(of) - 1, 0))
+    known = (call >= 0) & (at < len(of)) & (of[following] == call) if len(of) else np.zeros(len(ts), np.bool_)
+    result: NDArray[np.int64] = np.where(known, np.append(page, NOWHERE)[following], NOWHERE)
+    return result
 
 
 def admitted(history: History, ops: Columns, calls: NDArray[np.int64], streams: NDArray[np.int64]) -> Columns:
@@ -132,6 +171,7 @@ def admitted(history: History, ops: Columns, calls: NDArray[np.int64], streams: 
         "op": op[kept],
         "index": added.index[kept],
         "order": added.order[kept],
+        "since": _since(history, added.call[kept], added.ts[kept]),
         "limited": limited[:-1] if limited.any() else limited[:0],
     }
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.pages import PAGE_SHIFT, insert, is_cached
-from hindsight.subsystems.readahead.pressure import change, there_is_room
+from hindsight.subsystems.readahead.pressure import change, take_room, there_is_room
+from hindsight.subsystems.readahead.recorded import NOWHERE
 from hindsight.subsystems.readahead.state import RA_ORDER, RA_UNBOUNDED
 
 CHUNK_PAGES = (2 << 20) >> PAGE_SHIFT
@@ -68,10 +69,16 @@ def show_state(files, stream, kind, index, req, log):  # type: ignore[no-untyped
 @step
 def add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-untyped-def]
     """Insert a folio and log it; ``needed_until``: pages before this one are waited for."""
-    if cache.changes.now[0] < cache.changes.op.shape[0]:
-        change(cache)
-    if cache.admitted.limited.shape[0] > 0 and not _had(cache, file, index, order):
-        return False
+    room = cache.admitted.limited.shape[0] == 0 or there_is_room(cache, index, order)
+    # What left later made no room for a folio that could not be had.
+    if room and cache.changes.now[0] < cache.changes.op.shape[0]:
+        change(cache, NOWHERE)
+    if cache.admitted.limited.shape[0] > 0:
+        cached = is_cached(cache, file, index)
+        cache.admitted.now[1] = not cached and not room
+        if cached or not room:
+            return False
+        take_room(cache)
     if not insert(cache, file, index, order, mark):
         return False
     at = log.n[1]
@@ -83,14 +90,6 @@ def add(cache, file, index, order, mark, needed_until, log):  # type: ignore[no-
         log.add_async[at] = 1 if index >= needed_until else 0
     cache.changes.now[2] += 1
     return True
-
-
-@step
-def _had(cache, file, index, order):  # type: ignore[no-untyped-def]
-    """Whether a folio could be had for the page, if none is there."""
-    cached = is_cached(cache, file, index)
-    cache.admitted.now[1] = not cached and not there_is_room(cache, index, order)
-    return cache.admitted.now[1] == 0
 
 
 @step

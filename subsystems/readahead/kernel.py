@@ -33,6 +33,7 @@ from hindsight.subsystems.readahead.pages import (
     pages_of,
     previous_miss,
 )
+from hindsight.subsystems.readahead.pressure import begin_batch
 from hindsight.subsystems.readahead.releases import ON_DEMAND, SMALL_BATCHES
 from hindsight.subsystems.readahead.state import (
     ASYNC_RA,
@@ -186,6 +187,8 @@ def read_batch(cache: PageCache, files: OpenFiles, stream: int, index: int, last
     first = np.int64(index)
     until = np.int64(last_index)
     file = np.uint64(files.file[np.uint64(stream)])
+    if cache.changes.now[0] < cache.changes.op.shape[0] or cache.admitted.limited.shape[0] > 0:
+        begin_batch(cache, first)
     end, folio = look_up(cache, file, first, until)
     if folio < 0:
         synchronous(cache, files, stream, first, until - first, log)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.recorded import (
+    NOWHERE,
     Admitted,
     Changes,
     Columns,
@@ -108,7 +109,7 @@ def empty(cache: PageCache) -> None:
     cache.shadow.fill(0)
     cache.shadows.fill(0)
     cache.changes.now.fill(0)
-    cache.admitted.now.fill(0)
+    cache.admitted.now[:] = 0, 0, NOWHERE
 
 
 @step

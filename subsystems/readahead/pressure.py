@@ -10,7 +10,7 @@ import numpy as np
 
 from hindsight.subsystems.readahead.compiled import step
 from hindsight.subsystems.readahead.pages import insert, is_cached, remove, split
-from hindsight.subsystems.readahead.recorded import ADDED, RECLAIMED, TRUNCATED
+from hindsight.subsystems.readahead.recorded import ADDED, NOWHERE, RECLAIMED, TRUNCATED
 
 
 @step
@@ -19,13 +19,21 @@ def begin_operation(cache, op):  # type: ignore[no-untyped-def]
     cache.changes.now[1] = op
     if cache.changes.now[0] < cache.changes.op.shape[0]:
         cache.changes.now[2] = -1
-        change(cache)
+        change(cache, NOWHERE)
     cache.changes.now[2] = 0
     admitted = cache.admitted
     row = np.uint64(admitted.now[0])
     while row < np.uint64(admitted.op.shape[0]) and admitted.op[row] < op:
         row += np.uint64(1)
     admitted.now[0] = np.int64(row)
+    admitted.now[2] = NOWHERE
+
+
+@step
+def begin_batch(cache, page):  # type: ignore[no-untyped-def]
+    """A batch of a read begins at this page: what changed by then has changed."""
+    cache.admitted.now[2] = page
+    change(cache, page)
 
 
 @step
@@ -38,20 +46,32 @@ def there_is_room(cache, page, order):  # type: ignore[no-untyped-def]
     row = np.uint64(admitted.now[0])
     if row >= np.uint64(admitted.op.shape[0]) or np.uint64(admitted.op[row]) != op:
         return False
-    if admitted.index[row] != page or admitted.order[row] != order:
-        return False
-    admitted.now[0] += 1
-    return True
+    later = admitted.since[row] >= admitted.now[2]
+    return admitted.index[row] == page and admitted.order[row] == order and not later
 
 
 @step
-def change(cache):  # type: ignore[no-untyped-def]
-    """Do what has changed by now: by this operation, and by this number of folios that it has added."""
+def take_room(cache):  # type: ignore[no-untyped-def]
+    """The operation in progress has the folio that :func:`there_is_room` was asked for."""
+    op = np.uint64(cache.changes.now[1])
+    if op < np.uint64(cache.admitted.limited.shape[0]) and cache.admitted.limited[op] != 0:
+        cache.admitted.now[0] += 1
+
+
+@step
+def change(cache, page):  # type: ignore[no-untyped-def]
+    """Do what has changed by now: by this operation, by this number of folios that it has added, and by this
+    page of its read (NOWHERE: wherever it is).
+    """
     changes = cache.changes
     row = np.uint64(changes.now[0])
     while row < np.uint64(changes.op.shape[0]) and (
         changes.op[row] < changes.now[1]
-        or (changes.op[row] == changes.now[1] and changes.after[row] <= changes.now[2])
+        or (
+            changes.op[row] == changes.now[1]
+            and changes.after[row] <= changes.now[2]
+            and changes.reach[row] <= page
+        )
     ):
         file = np.uint64(changes.file[row])
         first = changes.index[row]

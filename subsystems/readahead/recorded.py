@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 DROPPED, RECLAIMED, TRUNCATED, ADDED = range(4)
 """How a folio left, or that it came."""
+NOWHERE = np.int64(1 << 62)
 
 Columns = Mapping[str, NDArray[Any]]
 
@@ -25,6 +26,10 @@ class Changes(NamedTuple):
     """The operation during which, or before which, one comes or leaves."""
     after: NDArray[np.int64]
     """How many folios that operation has added by then; -1: before it."""
+    reach: NDArray[np.int64]
+    """Where the read's next batch began, at this page or behind it: one comes or leaves before that; NOWHERE:
+    before the next folio that the operation adds.
+    """
     file: NDArray[np.int64]
     index: NDArray[np.int64]  # type: ignore[assignment]
     order: NDArray[np.int64]
@@ -44,10 +49,14 @@ class Admitted(NamedTuple):
     op: NDArray[np.int64]
     index: NDArray[np.int64]  # type: ignore[assignment]
     order: NDArray[np.int64]
+    since: NDArray[np.int64]
+    """Where the read's last batch before it began: one that begins behind this page added it; -1: any."""
     limited: NDArray[np.uint8]
     """(N,) 1 of each operation that added nothing but these; (0,) where none is."""
     now: NDArray[np.int64]
-    """(2,) the next row, whether the last folio could not be had."""
+    """(3,) the next row, whether the last folio could not be had, the page at which the batch began (NOWHERE:
+    it is none of a read).
+    """
 
 
 class Corrections(NamedTuple):
@@ -71,9 +80,11 @@ class Corrections(NamedTuple):
 
 def changes_of(columns: Columns | None) -> Changes:
     """As the compiled code wants them; without ``columns`` nothing changes on its own."""
+    op = _column(columns, "op")
     return Changes(
-        op=_column(columns, "op"),
+        op=op,
         after=_column(columns, "after"),
+        reach=_column(columns, "reach") if "reach" in (columns or {}) else np.full(len(op), NOWHERE),
         file=_column(columns, "file"),
         index=_column(columns, "index"),
         order=_column(columns, "order"),
@@ -85,12 +96,14 @@ def changes_of(columns: Columns | None) -> Changes:
 
 def admitted_of(columns: Columns | None) -> Admitted:
     """As the compiled code wants them; without ``columns`` there is room for all."""
+    op = _column(columns, "op")
     return Admitted(
-        op=_column(columns, "op"),
+        op=op,
         index=_column(columns, "index"),
         order=_column(columns, "order"),
+        since=_column(columns, "since") if "since" in (columns or {}) else np.full(len(op), -1),
         limited=_column(columns, "limited", np.uint8),
-        now=np.zeros(2, np.int64),
+        now=np.array([0, 0, NOWHERE], np.int64),
     )
 
 

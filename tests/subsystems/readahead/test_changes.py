@@ -132,6 +132,42 @@ def test_what_left_during_a_read_is_placed_by_what_was_added(s, after):
     assert replay.insertions(found)["index"].tolist() == [52, 50, 51, 52]
 
 
+def test_what_others_reclaim_during_a_read_is_missed_where_the_read_comes_later(s):
+    """Pages 100 to 139 are cached and read; while the first batch of 31 is copied, page 135 is reclaimed."""
+    with Reading(s, 100, 40):
+        for page in range(100, 140):
+            add(s, page)
+    s.begin(1, "pread64", fd=3, count=40 * PAGE, pos=100 * PAGE)
+    for batch in (100, 131, 135):
+        if batch == 131:
+            leave(s, 135)
+        if batch == 135:
+            add(s, 135)
+        s.now += 1
+        s.page("mm_filemap_get_pages", 1, 9, batch, last_index=139)
+    s.end(1, "pread64", 40 * PAGE)
+    found = d.build(s.tables())
+    assert rows_of(found, "op", "after", "reach", "index") == [(2, 0, 131, 135)]
+    assert missed(found) == [100, 135]
+
+
+def test_what_there_was_room_for_in_a_later_batch_is_not_added_before(s):
+    """Four pages are wanted, there is room for two; the third is missed, and there is room for one more."""
+    s.pread(1, 3, 9, 500 * PAGE)
+    s.begin(1, "pread64", fd=3, count=3 * PAGE, pos=0)
+    leave(s, 500, PROGRAM)
+    for batch, pages_added in ((0, (0, 1)), (2, (2,))):
+        for page in pages_added:
+            add(s, page)
+        s.now += 1
+        s.page("mm_filemap_get_pages", 1, 9, batch, last_index=2)
+    s.end(1, "pread64", 3 * PAGE)
+    found = d.build(s.tables())
+    assert found["admitted"]["since"].tolist() == [-1, -1, 0]
+    assert missed(found) == [500, 0, 2]
+    assert replay.insertions(found)["index"].tolist() == [500, 0, 1, 2]
+
+
 def test_a_folio_stays_until_as_many_are_added():
     """Page 0 leaves after two others were added: it is still in the way of the second, but not of the
     third.
@@ -242,7 +278,9 @@ def read_with_little_memory(s, by):
 def test_an_operation_that_reclaims_adds_no_more_than_it_did(s):
     found = read_with_little_memory(s, PROGRAM)
     told = {name: column.tolist() for name, column in found["admitted"].items()}
-    assert told == {"op": [2, 2], "index": [0, 1], "order": [0, 0], "limited": [0, 0, 1]}
+    assert told == {
+        "op": [2, 2], "index": [0, 1], "order": [0, 0], "since": [-1, -1], "limited": [0, 0, 1]
+    }  # fmt: skip
     assert replay.insertions(found)["index"].tolist() == [500, 0, 1]
     rows = replay.run(found)
     size = rows["size"][(rows["event"] == "page_cache_ra_order") & (rows["op"] == 2)]
@@ -253,7 +291,7 @@ def test_an_operation_that_reclaims_adds_no_more_than_it_did(s):
 def test_where_the_reader_does_not_reclaim_there_is_room_for_all(s, by):
     found = read_with_little_memory(s, by)
     assert {name: len(column) for name, column in found["admitted"].items()} == dict.fromkeys(
-        ("op", "index", "order", "limited"), 0
+        ("op", "index", "order", "since", "limited"), 0
     )
     assert replay.insertions(found)["index"].tolist() == [500, 0, 1, 2, 3]
 
@@ -290,8 +328,10 @@ def test_a_folio_of_another_size_is_not_the_one_that_was_added():
     cache = pages.page_cache(np.array([1 << 20], np.int64), np.array([9], np.uint8), None, columns)
     pressure.begin_operation(cache, 1)  # (operation 0 did not use what it had)
     assert not pressure.there_is_room(cache, 4, 0) and not pressure.there_is_room(cache, 8, 2)
-    assert pressure.there_is_room(cache, 4, 2) and not pressure.there_is_room(cache, 4, 2)
-    assert pressure.there_is_room(cache, 8, 0) and pressure.there_is_room(cache, 9, 0)
+    for page, order in ((4, 2), (8, 0), (9, 0)):
+        assert pressure.there_is_room(cache, page, order)
+        pressure.take_room(cache)
+        assert not pressure.there_is_room(cache, page, order)
     assert not pressure.there_is_room(cache, 10, 0), "that was all"
     pressure.begin_operation(cache, 2)
     assert pressure.there_is_room(cache, 10, 0)
