@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import make_params
 from datasets import write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,8 +169,6 @@ def test_a_journal_that_contradicts_itself_is_refused(
 
 
 def test_a_journal_beside_no_demand_is_counted_and_not_used(tmp_path: Path, toy: Subsystem) -> None:
-    from conftest import make_params
-
     from hindsight.pipeline import params
     from hindsight.pipeline.ingest import ingest
     from hindsight.pipeline.realised import load

@@ -353,6 +353,10 @@ def test_without_privilege(tmp_path: Path) -> None:
     assert not (tmp_path / "raw").exists()
 
 
+WITHOUT_TRACEFS = "while umount $(awk '$3 == \"tracefs\" {print $2; exit}' /proc/self/mounts); do :; done 2>&-"
+"""Others may have mounted it as well, in the place that it has in debugfs."""
+
+
 def in_own_mounts(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """Run a script where mounting and unmounting affects nobody else; `$R` records `true`."""
     if shutil.which("unshare") is None:
@@ -366,14 +370,14 @@ def in_own_mounts(script: str, tmp_path: Path) -> subprocess.CompletedProcess[st
 
 
 def test_tracefs_is_mounted_when_it_is_not(live: Path, tmp_path: Path) -> None:
-    script = "while umount $(awk '$3 == \"tracefs\" {print $2; exit}' /proc/self/mounts); do :; done 2>&-; $R"
+    script = f"{WITHOUT_TRACEFS}; $R"
     done = in_own_mounts(script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(segments(tmp_path / "raw")) == 1
 
 
 def test_kernel_without_tracefs(live: Path, tmp_path: Path) -> None:
-    script = f"umount {live}; mount -t tmpfs none /sys/kernel; $R"
+    script = f"{WITHOUT_TRACEFS}; mount -t tmpfs none /sys/kernel; $R"
     done = in_own_mounts(script, tmp_path)
     assert done.returncode == 4, done.stderr
     assert "no tracefs" in done.stderr and "CONFIG_TRACING" in done.stderr
