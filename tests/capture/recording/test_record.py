@@ -353,7 +353,9 @@ def test_without_privilege(tmp_path: Path) -> None:
     assert not (tmp_path / "raw").exists()
 
 
-WITHOUT_TRACEFS = "while umount $(awk '$3 == \"tracefs\" {print $2; exit}' /proc/self/mounts); do :; done 2>&-"
+WITHOUT_TRACEFS = (
+    "while umount $(awk '$3 == \"tracefs\" {print $2; exit}' /proc/self/mounts); do :; done 2>&-"
+)
 """Others may have mounted it as well, in the place that it has in debugfs."""
 
 
