@@ -144,7 +144,7 @@ def sweep(root: Path) -> dict[str, Any]:
                 streams["ra_pages"] = np.full_like(streams["ra_pages"], limit * 1024 // PAGE)
                 demand["streams"] = streams
             # Nobody decides: an epoch that never ends.
-            settings = {**params["decision"], "epoch_ns": 1 << 60}
+            settings = {**params.decision, "epoch_ns": 1 << 60}
             simulation = subsystem.simulation(demand, calibration, settings)
             static = exact if limit is None else contract.KEEP
             counts = len(subsystem.features), len(subsystem.actions)
