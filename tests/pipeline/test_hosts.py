@@ -42,10 +42,10 @@ def test_each_host_is_tested_by_a_model_of_the_others(fleet: Path) -> None:
     blocks = pl.read_parquet(Layout(fleet, "toy").evaluate / "blocks.parquet")
     part = blocks.filter(pl.col("evaluation") == "new_host")
     assert set(part["host"]) == set(HOSTS)
-    # Other models decide there than in *tomorrow*, on the same captures.
-    both = blocks.filter((pl.col("arm") == "model") & pl.col("evaluation").is_in(["tomorrow", "new_host"]))
-    costs = both.group_by("evaluation", "capture").agg(pl.col("stall_ns").sum()).sort("evaluation", "capture")
-    assert set(costs.filter(pl.col("evaluation") == "tomorrow")["capture"]) == set(part["capture"])
+    tested = {c for fold in training["without_host"].values() for c in fold["test"]}
+    assert set(part["capture"]) == tested
+    files = [Layout(fleet, "toy").train / fold["file"] for fold in training["without_host"].values()]
+    assert len({file.read_bytes() for file in files}) == len(HOSTS), "a model of its own for each host"
 
 
 def test_the_report_has_it_and_claims_nothing_of_three_hosts(fleet: Path) -> None:
