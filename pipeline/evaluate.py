@@ -143,24 +143,20 @@ def plan(
         forest = _forest(layout, "model.ubj")
         for f in test:
             plans.setdefault(str(f["capture"]), []).append(Plan(TOMORROW, forest))
-    for program in programs(facts):
-        if program not in training["without"]:
-            continue
-        fold = training["without"][program]
-        _, test = without_program(facts, division, program)
-        check_new_workload([by_id[c] for c in learned_from(fold)], test)
-        forest = _forest(layout, fold["file"])
-        for f in test:
-            plans.setdefault(str(f["capture"]), []).append(Plan(NEW_WORKLOAD, forest))
-    for host in hosts(facts):
-        if host not in training.get("without_host", {}):
-            continue
-        fold = training["without_host"][host]
-        _, test = without_host(facts, division, host)
-        check_new_host([by_id[c] for c in learned_from(fold)], test)
-        forest = _forest(layout, fold["file"])
-        for f in test:
-            plans.setdefault(str(f["capture"]), []).append(Plan(NEW_HOST, forest))
+    left_out = (
+        (NEW_WORKLOAD, "without", programs(facts), without_program, check_new_workload),
+        (NEW_HOST, "without_host", hosts(facts), without_host, check_new_host),
+    )
+    for evaluation, trained, names, divide, check in left_out:
+        for name in names:
+            fold = training.get(trained, {}).get(name)
+            if fold is None:
+                continue
+            _, test = divide(facts, division, name)
+            check([by_id[c] for c in learned_from(fold)], test)
+            forest = _forest(layout, fold["file"])
+            for f in test:
+                plans.setdefault(str(f["capture"]), []).append(Plan(evaluation, forest))
     return {name: plans[name] for name in by_id if name in plans}
 
 
