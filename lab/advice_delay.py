@@ -24,10 +24,10 @@ import numpy as np
 from hindsight.errors import ConfigurationError, HindsightError, NotPermittedError, UsageError
 from hindsight.lab.advice_result import Capturing, Condition, Piece, write_result
 from hindsight.lab.device import IMAGES
+from hindsight.lab.interruption import interruptible
 from hindsight.lab.live_events import LiveEvents
 from hindsight.lab.quiet import Patience, processor_waits
 from hindsight.lab.rearm import duplicate
-from hindsight.lab.sample import interruptible
 
 PAGE = 4096
 FILE_PAGES = 4096

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hindsight.errors import ConfigurationError, HindsightError, UsageError
 from hindsight.lab.device import IMAGES, LabDevice, profile_named, throttled_device
+from hindsight.lab.interruption import interruptible
 from hindsight.lab.programs import path_of, require
 from hindsight.lab.provenance import PROVENANCE, write_provenance
 from hindsight.lab.quiet import QUIET_PERMILLE, Patience
@@ -191,20 +191,6 @@ def _publish(fresh: Path, output: Path, work: Path) -> None:
     if output.exists():
         output.rename(work / "previous")
     fresh.rename(output)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends what is in the ``with`` block as Ctrl-C does, so that devices are removed."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _say(message: str) -> None:

@@ -25,6 +25,7 @@ from hindsight.errors import HindsightError, NotPermittedError, UsageError, Veri
 from hindsight.lab import device as devices
 from hindsight.lab.cold import make_cold
 from hindsight.lab.device import IMAGES, LabDevice, profile_named
+from hindsight.lab.interruption import interruptible
 from hindsight.lab.journal import Journal, begin, finished_blocks
 from hindsight.lab.live import IDLE_SECONDS, run_live
 from hindsight.lab.machine import machine_pseudonym
@@ -33,7 +34,7 @@ from hindsight.lab.order import shuffled
 from hindsight.lab.programs import require
 from hindsight.lab.reclaim import discard, disturbed_share
 from hindsight.lab.recording import Run, record_workload
-from hindsight.lab.sample import ATTEMPTS, DISTURBED_SHARE, IMAGE_BYTES, interruptible, write_files
+from hindsight.lab.sample import ATTEMPTS, DISTURBED_SHARE, IMAGE_BYTES, write_files
 from hindsight.lab.suites import STOCK, Part, Suite
 from hindsight.lab.throttle_check import check_throttle
 from hindsight.lab.workloads import Budget, Workload, file_sets, select

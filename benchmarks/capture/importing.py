@@ -5,7 +5,8 @@ The workload of decoding.py is recorded by trace-cmd (as it does by default, whi
 without compression) and by perf. Each side is a child process, its processor time that of wait4(2),
 printing to
 /dev/null; start-up is measured on a tiny recording and taken off both sides, as decoding.py does. hindsight
-imports the large file several times over in one process (--force). Both must have the same number of events.
+imports a file several times over in one process (--force), the large one and the tiny one. Both must have the
+same number of events.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from figures import Figure, sample
 BUFFER_KB = 131072
 PERF_BUFFER_KB = 65536
 COPIES = 4
-"""How many times hindsight imports the large file."""
+"""How many times hindsight imports a file: reading its formats is start-up, as it is of the other side."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _figure(
     other_seconds = others["large"].median - others["tiny"].median
     if min(seconds, other_seconds) <= 0:
         raise children.ChildFailed("the workload is too small to be told from start-up: more --calls")
-    speed = (COPIES * events[large] - events[tiny]) / seconds
+    speed = COPIES * (events[large] - events[tiny]) / seconds
     other = (events[large] - events[tiny]) / other_seconds
     ratio = speed / other
     tool = "perf script" if arm.name == "perf.data" else "trace-cmd report"
@@ -131,7 +132,7 @@ def _figure(
         "ratio": ratio,
         "ratio_with_start_up": COPIES * others["large"].median / samples["large"].median,
         "ratio_of_one_file_with_start_up": others["large"].median
-        / (samples["tiny"].median + seconds * events[large] / (COPIES * events[large] - events[tiny])),
+        / (samples["tiny"].median + seconds / COPIES),
         "start_up_cpu_s": samples["tiny"].median,
         "other_start_up_cpu_s": others["tiny"].median,
         "cpu_s": {n: s.as_dict() for n, s in samples.items()},

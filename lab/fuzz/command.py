@@ -110,11 +110,12 @@ def _try(arguments: argparse.Namespace, plans: Iterable[Plan]) -> int:
 
     from hindsight.lab.fuzz import trial
     from hindsight.lab.fuzz.bench import Bench
+    from hindsight.lab.interruption import interruptible
 
     if os.geteuid() != 0:
         raise NotPermittedError("recording a random program needs root", "Run it with sudo.")
     outcomes: list[Outcome] = []
-    with Bench(arguments.directory) as bench:
+    with interruptible(), Bench(arguments.directory) as bench:
         for plan in plans:
             keep = arguments.keep and arguments.keep / f"seed-{plan.seed}"
             outcome = trial.try_plan(plan, bench, keep, not arguments.no_open_files)
