@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hindsight.errors import ConfigurationError, NotPermittedError, UsageError
+from hindsight.errors import ConfigurationError, ExitCode, NotPermittedError, UsageError
+from hindsight.lab.device import existing
 from hindsight.lab.fuzz import grammar, plan, shrink, trial, ways
 from hindsight.lab.fuzz.bench import Bench
 
@@ -185,3 +186,19 @@ def test_a_fault_that_is_retried_on_the_marked_page_reads_ahead_no_further(bench
         pytest.skip(error.message)
     assert (outcome.verdict, outcome.first_divergence) == (trial.EXACT, None)
     assert outcome.counts["recorded"] == outcome.counts["compared"] == 3
+
+
+def test_a_run_that_is_asked_to_end_removes_its_device(bench: Bench) -> None:
+    command = [sys.executable, "-m", "hindsight", "lab", "fuzz-readahead", "--filesystem", "ext4"]
+    running = subprocess.Popen(
+        [*command, "--seeds", "1000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+    def left() -> list[str]:
+        return [one.name for one in existing()[0] if one.name.startswith(f"fuzz-{running.pid}-")]
+
+    assert running.stdout is not None and running.stdout.readline(), "the first program has run"
+    assert left()
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == ExitCode.INTERRUPTED and not left()
