@@ -81,7 +81,7 @@ def run_live(
     time.sleep(IDLE_SECONDS)
     queued, completed, sectors = _counters(device)
     waits = processor_waits()
-    rearming = Rearming(device, _schedule(setting, paths, files, choices))
+    rearming = Rearming(device, _schedule(setting, paths, files, choices), {path.parent for path in paths})
     with contextlib.ExitStack() as stack:
         stack.callback(set_read_ahead, device, READ_AHEAD_KB)
         begin = time.monotonic_ns()
@@ -126,7 +126,7 @@ def _counters(device: LabDevice) -> tuple[int, int, int]:
 
 def _schedule(setting: Setting, paths: Sequence[Path], directory: Path, choices: Choices | None) -> Schedule:
     """What open files are told. Under stock and limits of the device, nothing; but they are looked at all
-    the same: the looking takes processor time from the program, up to 4 % of its speed."""
+    the same, as the looking takes processor time from the program."""
     if setting.scope is Scope.FILE:
         return every_file(paths, setting.kilobytes)
     if setting.scope is Scope.MODEL:

@@ -8,12 +8,14 @@ A file that is opened meanwhile gets it, too: windows are serialised, and short.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import select
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +25,18 @@ from hindsight.lab.device import LabDevice, read_ahead, set_read_ahead
 EXACT = 0
 """Instead of a limit in KiB: read what is asked for and nothing ahead."""
 
-LOOK_SECONDS = 0.0005
-"""Between two looks at the descriptors of the programs, at the beginning and after each new open file."""
-NEWS_NS = 500_000_000
-LATER_SECONDS = 0.01
-"""When there was nothing new for so long."""
+LOOK_SECONDS = 0.02
+"""Between two looks at the descriptors of the programs when no file was opened."""
+AGAIN_SECONDS = 0.0002
+"""After a file was opened, if its descriptor is not there yet."""
+_AGAIN = 5
 
 _PIDFD_GETFD = 438
 """Number of pidfd_getfd(2), the same on every architecture (include/uapi/asm-generic/unistd.h)."""
 _KCMP = {"x86_64": 312, "aarch64": 272, "riscv64": 272}.get(os.uname().machine, -1)
 _KCMP_FILE = 0
+_IN_OPEN = 0x20
+"""include/uapi/linux/inotify.h"""
 
 _window = threading.Lock()
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -111,19 +115,59 @@ class _OpenFile:
     done: int = 0
 
 
+class Openings:
+    """Waits for files to be opened in directories. Raises OSError when the kernel cannot tell."""
+
+    def __init__(self, directories: Iterable[Path]) -> None:
+        self._told = self._check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            for directory in sorted(set(directories)):
+                self._check(_libc.inotify_add_watch(self._told, os.fsencode(directory), _IN_OPEN))
+        except OSError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _check(result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), f"inotify: {os.strerror(ctypes.get_errno())}")
+        return result
+
+    def wait(self, seconds: float) -> bool:
+        """Whether a file was opened, waiting for it at most so long."""
+        ready, _, _ = select.select([self._told, self._woken], [], [], seconds)
+        if self._told not in ready:
+            return False
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._told, 1 << 16):
+                pass
+        return True
+
+    def wake(self) -> None:
+        """End a wait, from another thread."""
+        os.write(self._wake, b"!")
+
+    def close(self) -> None:
+        """Watch no longer."""
+        for descriptor in (self._told, self._woken, self._wake):
+            os.close(descriptor)
+
+
 class Rearming:
     """Follows a schedule while a ``with`` block lasts: every open file gets the advice for its inode, each
     time that the file is opened anew.
 
+    ``directories``: those of the files; the kernel tells of every file that is opened there (inotify(7)).
     ``advised`` counts; ``late_ns`` is the worst delay from the time asked for to having acted. A duplicate of
     every open file is kept until the end, so that one that follows it is not taken for it.
     """
 
-    def __init__(self, device: LabDevice, schedule: Schedule) -> None:
+    def __init__(self, device: LabDevice, schedule: Schedule, directories: Iterable[Path]) -> None:
         self.device, self.schedule = device, schedule
         self.advised = self.late_ns = 0
+        self._openings = Openings(directories)
         self._seen: dict[int, list[_OpenFile]] = {}
-        self._news_ns = time.monotonic_ns()
         self._end = threading.Event()
         self._failure: BaseException | None = None
         self._number = os.makedev(*map(int, device.number.split(":")))
@@ -135,7 +179,9 @@ class Rearming:
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
+        self._openings.wake()
         self._thread.join()
+        self._openings.close()
         for opened in (one for several in self._seen.values() for one in several):
             os.close(opened.ours)
         if self._failure is not None:
@@ -143,13 +189,28 @@ class Rearming:
 
     def _follow(self) -> None:
         try:
+            again = 0
             while not self._end.is_set():
+                known = sum(map(len, self._seen.values()))
                 for pid in self.device.throttle.pids():
                     self._look(pid)
-                quiet = time.monotonic_ns() - self._news_ns > NEWS_NS
-                self._end.wait(LATER_SECONDS if quiet else LOOK_SECONDS)
+                if sum(map(len, self._seen.values())) > known:
+                    again = 0
+                wait = AGAIN_SECONDS if again else min(LOOK_SECONDS, self._until_due())
+                again = _AGAIN if self._openings.wait(wait) else max(again - 1, 0)
         except BaseException as error:
             self._failure = error
+
+    def _until_due(self) -> float:
+        """Seconds until the next advice to a file that is open."""
+        now = time.monotonic_ns()
+        due = [
+            opened.begun_ns + plan[opened.done].after_ns
+            for inode, plan in self.schedule.items()
+            for opened in self._seen.get(inode, ())
+            if opened.done < len(plan)
+        ]
+        return max(min(due, default=now + 1_000_000_000) - now, 0) / 1e9
 
     def _look(self, pid: int) -> None:
         try:
@@ -178,8 +239,7 @@ class Rearming:
         if (status.st_dev, status.st_ino) != (self._number, inode):
             os.close(ours)
             raise FileNotFoundError  # the number belongs to another file by now: it is looked at again
-        self._news_ns = time.monotonic_ns()
-        known.append(_OpenFile(ours, self._news_ns))
+        known.append(_OpenFile(ours, time.monotonic_ns()))
         return known[-1]
 
     def _act(self, opened: _OpenFile, plan: Sequence[Advice]) -> None:

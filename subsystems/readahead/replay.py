@@ -33,6 +33,8 @@ from hindsight.subsystems.readahead.transfers import forget_previous, transfer
 RWF_NOWAIT = 8
 """Flag of preadv2: pages that are not there yet are not waited for (include/uapi/linux/fs.h)."""
 EAGAIN = 11
+ADVISED_PAGES = "advised_pages"
+"""A column that operations may have: the limit of a file that is advised then, if not that of its opening."""
 
 Columns = Mapping[str, NDArray[Any]]
 _NONE = np.zeros(0, np.int64)
@@ -106,7 +108,9 @@ def _run_alone(cache, files, ops, op, in_group, device_ra, mapped, told, log):  
                 # The record has what the kernel dropped, not what it was asked to: pages under I/O stay.
                 drop_shadows(cache, file, *not_needed(cache, file, pos[op], count[op]))
             else:
-                advise(cache, files, s, what, pos[op], count[op], np.int64(device_ra[np.uint64(s)]), log)
+                limits, of_operation = device_ra
+                limit = np.int64(limits[op if of_operation else s])
+                advise(cache, files, s, what, pos[op], count[op], limit, log)
         op += 1
     return op
 
@@ -168,7 +172,8 @@ def _replay(
         cache = page_cache(files["size"], files["max_order"], *memory, _release(demand), corrections)
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
-        _run(cache, opened, columns, streams["ra_pages"], steps, log)
+        limits = ops.get(ADVISED_PAGES, streams["ra_pages"])
+        _run(cache, opened, columns, (limits, ADVISED_PAGES in ops), steps, log)
         if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
             return log
         # Too small: once more from the beginning with the room that it turned out to need.

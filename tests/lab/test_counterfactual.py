@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hindsight.lab import counterfactual
 from hindsight.lab.counterfactual import Blocks, Demand, action_of, demanded, outside_ns, predict
 from hindsight.lab.rearm import EXACT
 from hindsight.lab.requests import Limits, bios, pieces
@@ -16,7 +15,9 @@ from hindsight.lab.workloads import WORKLOADS
 from hindsight.pipeline.dataset import Capture, find_captures, read_table
 from hindsight.pipeline.demand import read_demand
 from hindsight.subsystems.contract import load
-from hindsight.subsystems.readahead import actions
+from hindsight.subsystems.readahead import actions, device
+from hindsight.subsystems.readahead.simulation import PARAMETERS, ReadaheadSimulation, device_name
+from hindsight.subsystems.readahead.world import FOREVER
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data/sample"
 LOOP = Blocks(Limits(320, 128, 16), {})
@@ -92,12 +93,22 @@ def test_time_is_what_the_model_of_time_says_and_what_is_around_it(
 def test_two_ways_to_count_requests_agree_where_segments_do_not_matter(
     recorded: tuple[Capture, Demand], calibration: dict[str, dict[str, int]]
 ) -> None:
-    """From bios of the untimed replay, and from the busy time of a device in the timed one: that joins what
-    adjoins, and counts a few less."""
+    """From bios of the untimed replay, and in the timed one from the busy time of a device that takes as long
+    for every request: that joins what adjoins, and counts a few less."""
     _, demand = recorded
     plain = Blocks(Limits(320, 1 << 30, 1 << 30), {})
     from_bios = predict(demand, calibration, STOCK, 0, plain).requests
-    assert 0.98 * from_bios <= counterfactual._count_pieces(demand, {}) <= from_bios
+    each = dict.fromkeys(PARAMETERS, 0) | {"service_ns": 1_000_000, "tick_ns": device.TICK_NS}
+    names = [device_name(demand, row) for row in range(len(demand["devices"]["name"]))]
+    never = {"epoch_ns": 2**62, "epoch_reads": 2**62, "advice_delay_ns": 0, "block_ns": 1_000_000_000}
+    timed = ReadaheadSimulation(demand, dict.fromkeys(names, each), never)
+    timed.reset()
+    assert timed.advance() == -1
+    busy = 0
+    for row in range(len(names)):
+        device.observe(timed.live.devices, row, FOREVER)
+        busy += int(timed.live.devices.state[row, device.BUSY_NS])
+    assert 0.98 * from_bios <= busy // 1_000_000 <= from_bios
     assert from_bios <= predict(demand, calibration, STOCK, 0, LOOP).requests
 
 
@@ -133,6 +144,24 @@ def test_settings_do_what_they_say(
         small = predict(demand, calibration, device_wide(16)[0], 0, LOOP)
         assert small.pages_fetched <= stock.pages_fetched < large.pages_fetched
         assert small.requests > stock.requests > large.requests
+
+
+def test_advice_follows_the_opening_of_each_file_in_simulated_time() -> None:
+    """Six logs, one after the other: with larger windows the later ones are opened earlier."""
+    subsystem = load("readahead")
+    demands = [read_demand(subsystem, c) for c in find_captures(SAMPLE) if c.workload == "grep-logs"]
+    # On the slower device.
+    demand = max(demands, key=lambda one: int(one["ops"]["end"].max()) - int(one["ops"]["ts"].min()))
+    measured = subsystem.calibrate([demand])
+    stock = predict(demand, measured, STOCK, 0, LOOP)
+    device_wide_1024, file_1024 = (
+        predict(demand, measured, setting, 0, LOOP) for setting in (*device_wide(1024), *per_file(1024))
+    )
+    assert stock.elapsed_ns > 2 * device_wide_1024.elapsed_ns
+    assert file_1024.elapsed_ns == pytest.approx(device_wide_1024.elapsed_ns, rel=0.1)
+    assert device_wide_1024.requests <= file_1024.requests < 1.5 * device_wide_1024.requests
+    # A window that is open does not shrink any more, and is open when the advice comes.
+    assert predict(demand, measured, *per_file(64), 0, LOOP).requests == stock.requests
 
 
 def test_predictions_are_the_same_each_time(

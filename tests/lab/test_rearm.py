@@ -82,7 +82,7 @@ def test_a_running_program_reads_ahead_as_it_is_told(
     reader = Reader(made, file, [0])
     reader.wait("open")
     schedule = every_file([file], kilobytes) if kilobytes is not None else {}
-    with Rearming(made, schedule) as following:
+    with Rearming(made, schedule, [file.parent]) as following:
         if kilobytes is not None:
             advised(following, 1)
         assert lab_device.read_ahead(made) == 128, "the device's own limit is back"
@@ -109,7 +109,7 @@ def test_settings_can_be_told_apart_by_what_they_fetch(made: lab_device.LabDevic
         make_cold(made, made.mount_point)
         reader = Reader(made, file, list(range(80)))
         reader.wait("open")
-        with Rearming(made, every_file([file], kilobytes)) as following:
+        with Rearming(made, every_file([file], kilobytes), [file.parent]) as following:
             advised(following, 1)
             reader.go()
             reader.wait("read")
@@ -121,7 +121,7 @@ def test_settings_can_be_told_apart_by_what_they_fetch(made: lab_device.LabDevic
 
 def test_a_file_that_is_opened_anew_is_advised_anew(made: lab_device.LabDevice, file: Path) -> None:
     reader = Reader(made, file, [7], times=3)
-    with Rearming(made, every_file([file], EXACT)) as following:
+    with Rearming(made, every_file([file], EXACT), [file.parent]) as following:
         for number in range(1, 4):
             reader.wait("open")
             advised(following, number)
@@ -137,7 +137,7 @@ def test_a_plan_is_followed_in_time(made: lab_device.LabDevice, file: Path) -> N
     reader = Reader(made, file, [7])
     reader.wait("open")
     plan = {file.stat().st_ino: [Advice(0, 64), Advice(100_000_000, EXACT)]}
-    with Rearming(made, plan) as following:
+    with Rearming(made, plan, [file.parent]) as following:
         advised(following, 1)
         begin = time.monotonic_ns()
         advised(following, 2)
@@ -152,7 +152,7 @@ def test_a_plan_is_followed_in_time(made: lab_device.LabDevice, file: Path) -> N
 def test_only_open_files_of_the_group_are_touched(made: lab_device.LabDevice, file: Path) -> None:
     fd = os.open(file, os.O_RDONLY)  # ours: not in the group
     try:
-        with Rearming(made, every_file([file], EXACT)) as following:
+        with Rearming(made, every_file([file], EXACT), [file.parent]) as following:
             time.sleep(0.05)
             assert following.advised == 0
     finally:
@@ -174,7 +174,7 @@ def test_what_fails_while_following_is_raised(
     monkeypatch.setattr("hindsight.lab.rearm.rearm", fail)
     reader = Reader(made, file, [0])
     reader.wait("open")
-    with pytest.raises(HindsightError, match="no"), Rearming(made, every_file([file], 64)):
+    with pytest.raises(HindsightError, match="no"), Rearming(made, every_file([file], 64), [file.parent]):
         time.sleep(0.2)
     reader.go()
     reader.wait("read")
