@@ -87,7 +87,7 @@ FULL = {
     for suite in (
         Suite(
             "readahead",
-            (Part("P1", _PATTERNS + _PROGRAMS, 0.8), Part("P2", _PATTERNS + _PROGRAMS, 0.5)),
+            (Part("P1", _PATTERNS + _PROGRAMS, 0.6), Part("P2", _PATTERNS + _PROGRAMS, 0.5)),
             _SETTINGS,
         ),
         Suite("patterns", (Part("P1", _PATTERNS, 4.0), Part("P2", _PATTERNS, 3.0)), _SETTINGS),
