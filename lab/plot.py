@@ -48,7 +48,7 @@ def predicted_measured(pairs: Sequence[Pair]) -> str:
         )
         points = (
             alt.Chart(alt.InlineData(values=rows))
-            .mark_point(size=50, filled=True, opacity=0.75)
+            .mark_point(size=50, filled=True, opacity=0.75, aria=False)
             .encode(
                 alt.X("measured:Q", scale=scale, axis=axis, title="measured, %"),
                 alt.Y("predicted:Q", scale=scale, axis=axis, title="predicted, %"),
