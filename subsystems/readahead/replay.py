@@ -41,7 +41,7 @@ _NONE = np.zeros(0, np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _run(cache, files, ops, device_ra, steps, log):  # type: ignore[no-untyped-def]
+def _run(cache, files, ops, limits, steps, log):  # type: ignore[no-untyped-def]
     """All operations in order."""
     kind, stream, pos, _, count, ret, _, together = ops
     step_group, step_op, step_kind, step_page, step_limit, otherwise = steps
@@ -52,7 +52,7 @@ def _run(cache, files, ops, device_ra, steps, log):  # type: ignore[no-untyped-d
     step = np.int64(0)
     op = np.int64(0)
     while True:
-        op = _run_alone(cache, files, ops, op, in_group, device_ra, mapped, told, log)
+        op = _run_alone(cache, files, ops, op, in_group, limits, mapped, told, log)
         if op == kind.shape[0]:
             return
         if in_group[op]:
@@ -74,7 +74,7 @@ def _run(cache, files, ops, device_ra, steps, log):  # type: ignore[no-untyped-d
 
 
 @step
-def _run_alone(cache, files, ops, op, in_group, device_ra, mapped, told, log):  # type: ignore[no-untyped-def]
+def _run_alone(cache, files, ops, op, in_group, limits, mapped, told, log):  # type: ignore[no-untyped-def]
     """The operations from ``op`` on, up to one that reads together with others (``in_group``, RING_READ),
     which has begun then; returns which one that is, or the number of operations.
     """
@@ -108,9 +108,7 @@ def _run_alone(cache, files, ops, op, in_group, device_ra, mapped, told, log):  
                 # The record has what the kernel dropped, not what it was asked to: pages under I/O stay.
                 drop_shadows(cache, file, *not_needed(cache, file, pos[op], count[op]))
             else:
-                limits, of_operation = device_ra
-                limit = np.int64(limits[op if of_operation else s])
-                advise(cache, files, s, what, pos[op], count[op], limit, log)
+                advise(cache, files, s, what, pos[op], count[op], np.int64(limits[np.uint64(op)]), log)
         op += 1
     return op
 
@@ -167,13 +165,18 @@ def _replay(
     room = 1024 + 4 * len(ops["ts"])
     columns = tuple(ops[c] for c in ("kind", "stream", "pos", "size", "count", "ret", "advice", "together"))
     steps = (*(demand["steps"][c] for c in ("group", "op", "kind", "page", "limit")), otherwise)
+    limits = ops.get(ADVISED_PAGES)
+    if limits is None:
+        of_stream = np.asarray(streams["ra_pages"])
+        limits = np.zeros(len(ops["ts"]), of_stream.dtype)
+        advised = np.flatnonzero(ops["kind"] == d.FADVISE)
+        limits[advised] = of_stream[ops["stream"][advised].astype(np.int64)]
     while True:
         memory = demand["changes"], demand["admitted"]
         cache = page_cache(files["size"], files["max_order"], *memory, _release(demand), corrections)
         opened = open_files(streams["file_id"], streams["ra_pages"], streams["io_pages"])
         log = new_log(room, insertions)
-        limits = ops.get(ADVISED_PAGES, streams["ra_pages"])
-        _run(cache, opened, columns, (limits, ADVISED_PAGES in ops), steps, log)
+        _run(cache, opened, columns, limits, steps, log)
         if log.n[0] <= room and (insertions == 0 or log.n[1] <= insertions):
             return log
         # Too small: once more from the beginning with the room that it turned out to need.
