@@ -12,7 +12,7 @@ from hindsight.errors import HindsightError
 from hindsight.lab import device as lab_device
 from hindsight.lab.cached import cached_pages
 from hindsight.lab.cold import make_cold
-from hindsight.lab.rearm import EXACT, Advice, Rearming, every_file, rearm, same_open_file
+from hindsight.lab.rearm import EXACT, Advice, Openings, Rearming, every_file, rearm, same_open_file
 
 PAGE = 4096
 PAGES = 4096
@@ -195,3 +195,18 @@ def test_open_files_are_told_apart(tmp_path: Path) -> None:
     finally:
         for fd in (one, other, copy):
             os.close(fd)
+
+
+def test_the_kernel_tells_of_files_that_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    openings = Openings([tmp_path, tmp_path])
+    try:
+        assert not openings.wait(0)
+        (tmp_path / "file").read_text()
+        assert openings.wait(5) and not openings.wait(0), "told once"
+        openings.wake()
+        assert not openings.wait(1e6), "what wakes it is no opening"
+    finally:
+        openings.close()
+    with pytest.raises(OSError, match="inotify"):
+        Openings([tmp_path / "absent"])
