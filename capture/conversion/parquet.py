@@ -6,7 +6,7 @@ The same rows in the same row groups give the same bytes, with one release of Ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,16 @@ from hindsight.capture.conversion.census import Watch
 from hindsight.capture.conversion.columns import EventTable, Source, Text
 from hindsight.capture.schema import TABLES, Table, arrow_schema_of, numpy_dtype
 
-_DELTA = {
-    "ts", "index", "last_index", "pos", "pos_l", "off", "offset", "sector", "ret", "addr", "start",
-    "from_ns", "to_ns", "realtime_ns", "boottime_ns",
-}  # fmt: skip
-"""Columns whose neighbours are near each other, or too varied for a dictionary."""
+_TIMES = {"ts", "from_ns", "to_ns", "realtime_ns", "boottime_ns"}
+"""Columns that grow from row to row: their differences are small, their bytes are not alike."""
+_BATCH = 1 << 14
+"""Rows given to an encoder at once; Arrow's 1,024 take a tenth longer."""
 
 ROW_GROUP = 1 << 18
 """Rows of a row group. In larger ones the memory of columns and encoders is fresh each time, and clearing its
 pages takes longer than what they save."""
 BUFFER_BYTES = 192 << 20
 """What the rows may take that wait for their row group to be complete, in all tables together."""
-_PARQUET_INTEGERS = ("int", "uint")
 _CODE_BYTES = 4
 
 Rename = Callable[[str, bytes], str]
@@ -129,9 +127,7 @@ class TableWriter:
         schema = pa.schema(fields, self._schema.metadata)
         if self._writer is None:
             self._file = pa.OSFile(str(self.path), "wb")
-            held = {name: numbers[: self._held] for name, numbers in self._numbers.items()}
-            constant = [name for name, numbers in held.items() if (numbers == numbers[0]).all()]
-            self._writer = open_writer(self._file, schema, constant)
+            self._writer = open_writer(self._file, schema)
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=self._held)
         self._held = 0
 
@@ -165,27 +161,32 @@ class TableWriter:
                 self._file.close()
 
 
-def open_writer(
-    path: Path | pa.NativeFile, schema: pa.Schema, constant: Collection[str] = ()
-) -> pq.ParquetWriter:
+def open_writer(path: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet file with the encodings of this program.
 
-    ``constant``: columns of numbers with one value in the first row group, and most likely after it; a
-    dictionary of them takes twice the time of the compressor, and saves nothing.
+    Times are stored as differences. Of other numbers all lowest bytes come first, then all second ones, and so
+    on: the upper ones are runs, which LZ4 makes nearly as small as zstd would make a dictionary. The sample of
+    this project takes 9 % more bytes so, and is written in less than half the time. Texts have a dictionary.
     """
-    delta = {
-        field.name: "DELTA_BINARY_PACKED"
-        for field in schema
-        if field.name in _DELTA and str(field.type).startswith(_PARQUET_INTEGERS)
+    times = {f.name for f in schema if f.name in _TIMES and pa.types.is_integer(f.type)}
+    numbers = {
+        f.name
+        for f in schema
+        if f.name not in times and (pa.types.is_integer(f.type) or pa.types.is_floating(f.type))
     }
+    others = {f.name for f in schema} - times - numbers
     return pq.ParquetWriter(
         path,
         schema,
-        compression="zstd",
+        compression={f.name: "lz4" if f.name in numbers else "zstd" for f in schema},
         # Level 3 makes the times 2 % smaller in half as much time again.
-        compression_level=1,
-        use_dictionary=[f.name for f in schema if f.name not in delta and f.name not in constant],
-        column_encoding=delta or None,
+        compression_level=dict.fromkeys(sorted(times | others), 1),
+        use_dictionary=sorted(others),
+        column_encoding={
+            **dict.fromkeys(sorted(times), "DELTA_BINARY_PACKED"),
+            **dict.fromkeys(sorted(numbers), "BYTE_STREAM_SPLIT"),
+        },
+        write_batch_size=_BATCH,
         write_statistics=["ts"] if "ts" in schema.names else False,
         # The Arrow schema would say a second time what Parquet's own types say; its metadata is kept.
         store_schema=False,
