@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,21 +21,27 @@ _LATER = frozenset({"ioprio", "group_dead"})
 _RENAMED = {"child_pid": "pid", "target_pid": "pid"}
 MINOR_BITS = 20
 _EVERY_BIT = (1 << 64) - 1
-_TOGETHER = 1 << 13
-"""Rows whose fields are gathered together."""
+_TOGETHER = 256
+"""Rows whose fields are gathered together: their payloads stay in the cache of the first level."""
+_ALIGNED = 64
+CUT, ZEROS, SIGNS, TRUTH = range(4)
+"""How numbers are made narrower: see :func:`gather`."""
 _TEXT_LIMIT = 256
 """Bytes of the longest text of variable length."""
 
 
 @compiled
 def gather(
-    words: Any, at: Any, offset: Any, size: Any, signed: bool, shift: Any, keep: Any, out: Any, strict: Any
-) -> Any:
-    """Read a number of ``size`` bytes at byte ``offset`` of each payload into ``out`` (unsigned).
+    words: Any, at: Any, begin: Any, stop: Any, offset: Any, size: Any, signed: Any, shift: Any, keep: Any,
+    strict: Any, out: Any, place: Any,
+) -> Any:  # fmt: skip
+    """Read a number of ``size`` bytes at byte ``offset`` of payloads into ``out`` (unsigned), from ``place``.
 
-    ``words`` u32; ``at`` u32[n] payload positions in words. Signed numbers are extended. What is stored is
-    ``value >> shift & keep``, cut to the width of ``out``. Returns the bits that were cut off from any value
-    (u64); ``strict``: 0 = they may be, 1 = unless zero-extension, 2 = unless sign-extension gives them back.
+    ``words`` u32; ``at`` u32[n] payload positions in words, of which those from ``begin`` to ``stop`` are
+    read. Signed numbers are extended. What is stored is ``value >> shift & keep``, cut to the width of
+    ``out``. Returns the bits that were cut off from any value (u64); ``strict``: CUT = they may be, ZEROS =
+    unless zero-extension, SIGNS = unless sign-extension gives them back; TRUTH = whether there are bits at
+    all is what is stored.
     """
     skip = np.uint64(offset) >> np.uint64(2)
     move = np.uint64(shift)
@@ -44,30 +50,71 @@ def gather(
     top = np.uint64(1) << (width - np.uint64(1))
     low = top | (top - np.uint64(1))
     lost = np.uint64(0)
-    if size == 8:
-        for i in range(at.size):
-            w = np.uint64(at[i]) + skip
-            value = np.uint64(words[w]) | np.uint64(words[w + np.uint64(1)]) << np.uint64(32)
-            value = (value >> move) & mask_out
-            out[i] = value
-            if strict == 1:
-                lost |= value & ~low
-            elif strict == 2:
-                lost |= (((value & low) ^ top) - top) ^ value
-        return lost
+    to = np.uint64(place) - begin
     lean = (np.uint64(offset) & np.uint64(3)) * np.uint64(8)
     bits = np.uint64(size) * np.uint64(8)
     mask = (np.uint64(1) << bits) - np.uint64(1)
     sign = np.uint64(1) << (bits - np.uint64(1)) if signed else np.uint64(0)
-    for i in range(at.size):
+    if size == 8:
+        for i in range(begin, stop):
+            w = np.uint64(at[i]) + skip
+            value = np.uint64(words[w]) | np.uint64(words[w + np.uint64(1)]) << np.uint64(32)
+            value = (value >> move) & mask_out
+            out[to + i] = value
+            if strict == ZEROS:
+                lost |= value & ~low
+            elif strict == SIGNS:
+                lost |= (((value & low) ^ top) - top) ^ value
+        return lost
+    for i in range(begin, stop):
         value = (np.uint64(words[np.uint64(at[i]) + skip]) >> lean) & mask
         value = (((value ^ sign) - sign) >> move) & mask_out
-        out[i] = value
-        if strict == 1:
+        out[to + i] = value
+        if strict == ZEROS:
             lost |= value & ~low
-        elif strict == 2:
+        elif strict == SIGNS:
             lost |= (((value & low) ^ top) - top) ^ value
     return lost
+
+
+@compiled
+def gather_rows(
+    words: Any, at: Any, begin: Any, stop: Any, fields: Any, keep: Any, out8: Any, out16: Any, out32: Any,
+    out64: Any, place: Any, lost: Any,
+) -> None:  # fmt: skip
+    """:func:`gather` several fields of the same payloads, of some payloads while they are in the cache.
+
+    ``fields`` i64[n, 7]: offset, size, signed, shift, strict, bytes of a stored value, where the column
+    begins (in values), ``keep`` and ``lost`` u64[n]. The columns lie in one piece of memory, which ``out8`` …
+    ``out64`` are; rows are stored from row ``place`` on.
+    """
+    step = np.uint64(_TOGETHER)
+    some = np.uint64(begin)
+    end = np.uint64(stop)
+    while some < end:
+        upto = min(some + step, end)
+        for j in range(keep.size):
+            c = np.uint64(j)
+            offset, size, signed, shift = fields[c, 0], fields[c, 1], fields[c, 2], fields[c, 3]
+            strict, width = fields[c, 4], fields[c, 5]
+            to = np.uint64(fields[c, 6]) + np.uint64(place) + (some - np.uint64(begin))
+            if width == 8:
+                lost[c] |= gather(
+                    words, at, some, upto, offset, size, signed, shift, keep[c], strict, out64, to
+                )
+            elif width == 4:
+                lost[c] |= gather(
+                    words, at, some, upto, offset, size, signed, shift, keep[c], strict, out32, to
+                )
+            elif width == 2:
+                lost[c] |= gather(
+                    words, at, some, upto, offset, size, signed, shift, keep[c], strict, out16, to
+                )
+            else:
+                lost[c] |= gather(
+                    words, at, some, upto, offset, size, signed, shift, keep[c], strict, out8, to
+                )
+        some = upto
 
 
 @compiled
@@ -229,6 +276,62 @@ def _source(kind: EventFormat, column: Column) -> Source:
     return Source(column, field)
 
 
+class Rows:
+    """Columns of numbers in one piece of memory: ``numbers`` by name, of the columns' dtypes.
+
+    ``begins``: where each begins, in values of its own; ``views``: all memory as u8, u16, u32, u64.
+    """
+
+    def __init__(self, columns: Sequence[Column], count: int) -> None:
+        dtypes = {c.name: np.dtype(numpy_dtype(c)) for c in columns if c.dtype != "str"}
+        # Not all at the same place of a page: they are written to together.
+        sizes = [(d.itemsize * count // _ALIGNED + 2) * _ALIGNED for d in dtypes.values()]
+        starts = dict(zip(dtypes, np.cumsum([0, *sizes]).tolist(), strict=False))
+        memory = np.empty(sum(sizes), np.uint8)
+        self.views = tuple(memory.view(dtype) for dtype in ("u1", "<u2", "<u4", "<u8"))
+        self.begins = {name: starts[name] // dtype.itemsize for name, dtype in dtypes.items()}
+        self.numbers = {
+            name: memory[starts[name] : starts[name] + dtype.itemsize * count].view(dtype)
+            for name, dtype in dtypes.items()
+        }
+
+    def at(self, rows: slice) -> dict[str, np.ndarray]:
+        """Some rows of all columns."""
+        return {name: numbers[rows] for name, numbers in self.numbers.items()}
+
+
+class Layout:
+    """How the fields of one kind of event go to the columns of ``rows``.
+
+    ``numbers`` and ``texts``: the sources of either; ``fields``, ``kept``, ``lost`` as in
+    :func:`gather_rows`.
+    """
+
+    def __init__(self, kind: EventFormat, plan: list[Source], rows: Rows) -> None:
+        self.rows = rows
+        self.numbers = [source for source in plan if source.column.dtype != "str"]
+        self.texts = [source for source in plan if source.column.dtype == "str"]
+        fields = [_field(kind, source, rows) for source in self.numbers]
+        self.fields = np.array(fields, np.int64).reshape(-1, 7)
+        self.kept = np.array([source.keep for source in self.numbers], np.uint64)
+        self.lost = np.zeros(len(self.numbers), np.uint64)
+
+
+def _field(kind: EventFormat, source: Source, rows: Rows) -> tuple[int, ...]:
+    """A row of ``fields`` of :func:`gather_rows`."""
+    field, column = source.field, source.column
+    width = rows.numbers[column.name].itemsize
+    # An argument of a system call fills a register, of which the kernel uses what its type has (mmap's
+    # descriptor is an unsigned long, -1 comes in both widths). Elsewhere nothing may be cut off.
+    if column.dtype == "bool":
+        strict = TRUTH
+    elif kind.system == "syscalls" or field.size <= width:
+        strict = CUT
+    else:
+        strict = ZEROS if column.dtype[0] == "u" else SIGNS
+    return field.offset, field.size, field.signed, source.shift, strict, width, rows.begins[column.name]
+
+
 class EventTable:
     """The rows of one kind of event, all CPUs merged by (ts, cpu, position)."""
 
@@ -248,24 +351,6 @@ class EventTable:
         self.rows = int(self._run.ts.size)
         self.ts = self._run.ts
         self.cpu = self._run.cpu
-
-    def number(self, source: Source, rows: slice, out: np.ndarray) -> None:
-        """Store the numbers of some rows in ``out``, an array of the column's dtype.
-
-        Raises VerificationError when a value does not fit the column.
-        """
-        field, column = source.field, source.column
-        # An argument of a system call fills a register, of which the kernel uses what its type has (mmap's
-        # descriptor is an unsigned long, -1 comes in both widths). Elsewhere nothing may be cut off.
-        may_cut = self._kind.system == "syscalls" or field.size <= out.itemsize
-        strict = 0 if may_cut else 1 if column.dtype[0] == "u" else 2
-        at = self._run.at[rows]
-        lost = gather(
-            self._words, at, field.offset, field.size, field.signed, source.shift,
-            np.uint64(source.keep), out.view(f"u{out.itemsize}"), strict,
-        )  # fmt: skip
-        if lost:
-            raise VerificationError(f"{self._kind.name}: values of {column.name} do not fit {column.dtype}")
 
     def text(self, field: Field, rows: slice = slice(None)) -> Text:
         """A text field of some rows, as codes into its distinct values.
@@ -302,26 +387,25 @@ class EventTable:
             values.append(value if span.text else value.hex().encode())
         return Text(codes, values)
 
-    def into(self, plan: list[Source], rows: slice, out: Mapping[str, np.ndarray]) -> dict[str, Text]:
-        """Store the columns of some rows: numbers in the arrays ``out`` (by name), texts are returned."""
-        out["ts"][:] = self.ts[rows]
-        out["cpu"][:] = self.cpu[rows]
-        numbers = [source for source in plan if source.column.dtype != "str"]
-        # All fields of some payloads while they are in the cache, not all payloads for each field.
-        for begin in range(rows.start, rows.stop, _TOGETHER):
-            some = slice(begin, min(begin + _TOGETHER, rows.stop))
-            for source in numbers:
-                target = out[source.column.name][some.start - rows.start : some.stop - rows.start]
-                if source.column.dtype == "bool":
-                    wide = np.empty(target.size, np.uint64)
-                    self.number(source, some, wide)
-                    target[:] = wide != 0
-                else:
-                    self.number(source, some, target)
+    def into(self, layout: Layout, rows: slice, place: int) -> dict[str, Text]:
+        """Store the columns of some rows: numbers in those of ``layout``, from row ``place`` on; texts are
+        returned.
+
+        Raises VerificationError when a value does not fit its column.
+        """
+        stop = place + rows.stop - rows.start
+        layout.rows.numbers["ts"][place:stop] = self.ts[rows]
+        layout.rows.numbers["cpu"][place:stop] = self.cpu[rows]
+        gather_rows(
+            self._words, self._run.at, rows.start, rows.stop, layout.fields, layout.kept, *layout.rows.views,
+            place, layout.lost,
+        )  # fmt: skip
+        for number in np.flatnonzero(layout.lost).tolist():
+            column = layout.numbers[number].column
+            raise VerificationError(f"{self._kind.name}: values of {column.name} do not fit {column.dtype}")
         return {
             s.column.name: self.text(s.field, rows) if s.span is None else self.spans(s.field, s.span, rows)
-            for s in plan
-            if s.column.dtype == "str"
+            for s in layout.texts
         }
 
     def columns(self, table: Table) -> dict[str, Values]:
@@ -329,6 +413,7 @@ class EventTable:
 
         Raises VerificationError when this kernel's event lacks a field or holds values that do not fit.
         """
-        numbers = {c.name: np.empty(self.rows, numpy_dtype(c)) for c in table.columns if c.dtype != "str"}
-        texts = self.into(sources(self._kind, table), slice(0, self.rows), numbers)
-        return {c.name: texts[c.name] if c.dtype == "str" else numbers[c.name] for c in table.columns}
+        rows = Rows(table.columns, self.rows)
+        layout = Layout(self._kind, sources(self._kind, table), rows)
+        texts = self.into(layout, slice(0, self.rows), 0)
+        return {c.name: texts[c.name] if c.dtype == "str" else rows.numbers[c.name] for c in table.columns}

@@ -15,18 +15,26 @@ from typing import Any
 
 from hindsight.capture.conversion.census import Census
 from hindsight.capture.conversion.columns import EventTable
-from hindsight.capture.conversion.events import InstanceTrace, Kind, index_segment
+from hindsight.capture.conversion.events import InstanceTrace, Kind, Trace, index_segment, tables_of
 from hindsight.capture.conversion.facttables import FACT_TABLES, fact_tables, renaming
 from hindsight.capture.conversion.generic import Addresses, generic_renaming
-from hindsight.capture.conversion.index import Advance
-from hindsight.capture.conversion.parquet import TableWriter, row_groups, write_rows
+from hindsight.capture.conversion.index import Advance, CpuCounts, RawIndex
+from hindsight.capture.conversion.parquet import (
+    BUFFER_BYTES,
+    ROW_GROUP,
+    TableWriter,
+    row_groups,
+    waiting_bytes,
+    write_rows,
+)
 from hindsight.capture.conversion.progress import Progress
 from hindsight.capture.conversion.reconcile import Decoded, reconcile
 from hindsight.capture.conversion.sampled import write_sampled
 from hindsight.capture.conversion.slices import SLICE_BYTES
 from hindsight.capture.conversion.staging import Staging, sweep, unwritable
+from hindsight.capture.conversion.stream import StreamedTrace, Unsuited
 from hindsight.capture.conversion.workers import Workers
-from hindsight.capture.schema import SCHEMA_VERSION, TABLES, Table
+from hindsight.capture.schema import SCHEMA_VERSION, TABLES
 from hindsight.capture.segments.facts import HASHED_NAMES
 from hindsight.capture.segments.rowfiles import row_table
 from hindsight.capture.segments.segment import check_facts, find_segments, open_segment
@@ -67,7 +75,8 @@ class Recording:
     """What is converted: the name of its files, where it comes from, its host (pseudonym) and date, its size.
 
     ``files`` are those of a segment: some hold rows that were sampled. ``load`` indexes the raw trace and
-    tells the facts, in the shape of those of a segment (:mod:`hindsight.capture.segments.facts`).
+    tells the facts, in the shape of those of a segment (:mod:`hindsight.capture.segments.facts`). ``stream``
+    reads it in one pass instead; None if it cannot be.
     """
 
     name: str
@@ -77,6 +86,7 @@ class Recording:
     raw_bytes: int
     load: Callable[[Workers, Advance], tuple[dict[str, Any], list[InstanceTrace]]]
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stream: Callable[[Advance], StreamedTrace | None] | None = None
 
 
 def available_processors() -> int:
@@ -158,7 +168,7 @@ def convert_recording(recording: Recording, job: Job, progress: Progress) -> Con
 
 
 class _Conversion:
-    """One segment: indexed and verified first, before anything is written."""
+    """One recording. What is indexed is verified before anything is written."""
 
     def __init__(
         self,
@@ -173,33 +183,23 @@ class _Conversion:
         self.job = job
         self.progress = progress
         self.workers = workers
-        self.rows: dict[str, int] = {}
-        self.events = 0
 
     def run(self) -> Converted:
-        """Index, decode, reconcile, write, publish."""
-        facts, instances = self.recording.load(self.workers, self.progress.advance)
-        hashed = facts.get("comm") == HASHED_NAMES
-        if self.job.comm and hashed:
-            raise ConfigurationError(
-                f"{self.recording.path} holds no names of programs, only keyed hashes of them",
-                "Convert without --comm; names are kept by: hindsight capture record --comm",
-            )
-        self.key = None if self.job.comm or hashed else bytes(facts["comm_key"], "ascii")
-        self.rename = renaming(self.key)
-        self.masks = Addresses(bytes(facts["comm_key"], "ascii"))
-        self.census = Census(facts)
-        self._refuse_doubles(instances)
-        decoded = [
-            Decoded(instance.name, index.cpu, index.events, tuple(index.problems))
-            for instance in instances
-            for index in instance.cpus
-        ]
-        losses = reconcile(self.recording.path, facts, decoded)
+        """Decode, reconcile, write, publish: in one pass, or else indexed first."""
+        make = self.recording.stream
+        stream = make(self._advance_once) if make is not None else None
+        indexed = self._load() if stream is None else None
         name = self.recording.name
         with Staging(self.job.out, name) as staging:
-            for instance in instances:
-                self._write_instance(instance, staging.path)
+            if stream is not None:
+                try:
+                    facts, decoded = self._write_streamed(stream, staging.path)
+                except Unsuited:
+                    self.progress.start(name, self.recording.raw_bytes)
+                    indexed = self._load()
+            if indexed is not None:
+                facts, decoded = self._write_indexed(*indexed, staging.path)
+            losses = reconcile(self.recording.path, facts, decoded)
             for table, rows in fact_tables(facts, losses, self.census, self.key).items():
                 write_rows(staging.path / table, rows)
                 self.rows[table] = rows.num_rows
@@ -212,6 +212,47 @@ class _Conversion:
             staging.publish(pairs, commit, stale, self.workers)
         lost = sum(row["count_lower"] for row in losses)
         return Converted(name, True, dict(sorted(self.rows.items())), self.events, lost)
+
+    def _advance_once(self, count: int) -> None:
+        """So many bytes were read that are read once: those of segments are read twice."""
+        self.progress.advance(2 * count)
+
+    def _load(self) -> tuple[dict[str, Any], list[InstanceTrace]]:
+        """Index and verify; the facts are those that count from here on."""
+        facts, instances = self.recording.load(self.workers, self.progress.advance)
+        self._begin(facts)
+        names = [name for instance in instances for name in instance.rows()]
+        if len(names) != len(set(names)):
+            raise VerificationError(f"{self.recording.path}: two instances hold events of the same kind")
+        return facts, instances
+
+    def _begin(self, facts: dict[str, Any]) -> None:
+        hashed = facts.get("comm") == HASHED_NAMES
+        if self.job.comm and hashed:
+            raise ConfigurationError(
+                f"{self.recording.path} holds no names of programs, only keyed hashes of them",
+                "Convert without --comm; names are kept by: hindsight capture record --comm",
+            )
+        self.key = None if self.job.comm or hashed else bytes(facts["comm_key"], "ascii")
+        self.rename = renaming(self.key)
+        self.masks = Addresses(bytes(facts["comm_key"], "ascii"))
+        self.census = Census(facts)
+        self.rows: dict[str, int] = {}
+        self.events = 0
+
+    def _write_indexed(
+        self, facts: dict[str, Any], instances: list[InstanceTrace], directory: Path
+    ) -> tuple[dict[str, Any], list[Decoded]]:
+        for instance in instances:
+            rows = instance.rows()
+            if self._write(instance, directory, row_groups(rows, tables=tables_of(instance))) != rows:
+                raise VerificationError(f"{self.recording.path} was changed while it was read")
+        return facts, [_decoded(instance.name, index) for instance in instances for index in instance.cpus]
+
+    def _write_streamed(self, stream: StreamedTrace, directory: Path) -> tuple[dict[str, Any], list[Decoded]]:
+        self._begin(stream.facts())
+        self._write(stream, directory, None)
+        return stream.facts(), [_decoded(stream.name, counts) for counts in stream.counts()]
 
     def _write_sampled(self, directory: Path) -> None:
         for name in sorted(self.recording.files):
@@ -228,46 +269,57 @@ class _Conversion:
     def _file(self, table: str) -> Path:
         return self.directory / table / f"{self.recording.name}.parquet"
 
-    def _refuse_doubles(self, instances: list[InstanceTrace]) -> None:
-        names = [name for instance in instances for name in instance.rows()]
-        if len(names) != len(set(names)):
-            raise VerificationError(f"{self.recording.path}: two instances hold events of the same kind")
+    def _write(self, trace: Trace, directory: Path, groups: Mapping[str, int] | None) -> dict[str, int]:
+        """Write the tables of an instance; the rows of each.
 
-    def _write_instance(self, instance: InstanceTrace, directory: Path) -> None:
-        rows = instance.rows()
-        groups = row_groups(rows, tables=instance.tables)
-        writers: list[tuple[Kind, TableWriter, list[Any]]] = []
-        for kind in instance.kinds:
-            if kind.table is not None and kind.table.name in rows:
-                writer = self._writer(kind, kind.table, directory, groups[kind.table.name])
-                writers.append((kind, writer, kind.plan))
-        # The largest first: they decide how long a slice takes.
-        writers.sort(key=lambda entry: -rows[entry[1].table])
+        ``groups``: rows of their row groups. None: nobody knows yet how many rows there are; row groups are
+        the largest, and it is :class:`Unsuited` if that takes too much memory.
+        """
+        writers: dict[int, TableWriter] = {}
+        tables = tables_of(trace)
         try:
-            for cpus, fresh in instance.slices(self.workers, self.job.slice_bytes):
+            for cpus, fresh in trace.slices(self.workers, self.job.slice_bytes):
+                found = {kind.number: sum(cpu.rows(kind.number) for cpu in cpus) for kind in trace.kinds}
+                here = [kind for kind in trace.kinds if kind.table is not None and found[kind.number]]
+                for kind in here:
+                    if kind.number not in writers:
+                        writers[kind.number] = self._writer(kind, directory, groups)
+                # The largest first: they decide how long a slice takes.
+                here.sort(key=lambda kind: -found[kind.number])
 
-                def one(entry: tuple[Kind, TableWriter, list[Any]], cpus: Any = cpus) -> None:
-                    kind, writer, plan = entry
+                def one(kind: Kind, cpus: Any = cpus) -> None:
+                    writer = writers[kind.number]
                     events = EventTable(kind.number, kind.format, cpus)
-                    if events.rows:
-                        writer.append(events, plan, self.census.watch(instance.name, writer.table))
+                    writer.append(events, self.census.watch(trace.name, writer.table))
 
-                self.workers.each(one, writers)
+                self.workers.each(one, here)
+                rows = {writer.table: writer.rows for writer in writers.values()}
+                if groups is None and waiting_bytes(rows, tables) > BUFFER_BYTES:
+                    raise Unsuited
                 self.progress.advance(fresh, sum(cpu.events for cpu in cpus))
-            self.workers.each(lambda entry: entry[1].close(), writers)
+            self.workers.each(lambda writer: writer.close(), writers.values())
         finally:
-            for _, writer, _ in writers:
+            for writer in writers.values():
                 writer.abandon()
-        for _, writer, _ in writers:
-            if writer.rows != rows[writer.table]:
-                raise VerificationError(f"{self.recording.path} was changed while it was read")
+        rows = {writer.table: writer.rows for writer in writers.values()}
         self.rows |= rows
         self.events += sum(rows.values())
+        return rows
 
-    def _writer(self, kind: Kind, table: Table, directory: Path, group: int) -> TableWriter:
+    def _writer(self, kind: Kind, directory: Path, groups: Mapping[str, int] | None) -> TableWriter:
+        table = kind.table
+        assert table is not None
         path = directory / table.name
+        group = ROW_GROUP if groups is None else groups[table.name]
         if kind.generic is None:
-            return TableWriter(path, table, group, self.rename)
+            return TableWriter(path, table, kind.format, kind.plan, group, self.rename)
         mask = self.masks.of(kind.generic.addresses)
         group = min(group, kind.generic.group_rows)
-        return TableWriter(path, table, group, generic_renaming(self.key), mask, kind.generic.metadata)
+        renamed = generic_renaming(self.key)
+        return TableWriter(
+            path, table, kind.format, kind.plan, group, renamed, mask, kind.generic.metadata
+        )
+
+
+def _decoded(instance: str, counts: RawIndex | CpuCounts) -> Decoded:
+    return Decoded(instance, counts.cpu, counts.events, tuple(counts.problems))

@@ -303,6 +303,8 @@ class PageDecoder:
 
     def __init__(self, layout: PageLayout, kinds: list[EventFormat], sized: Sequence[int] = ()) -> None:
         self._sized = tuple(sized)
+        self.overwrites = bool(sized)
+        """What is filled is written over: the words before payloads of any length."""
         self.page_words = layout.page_bytes // 4
         self.kinds = len(kinds)
         self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)

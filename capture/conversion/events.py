@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from hindsight.capture.conversion.columns import Source, sources
 from hindsight.capture.conversion.decode import CpuEvents, PageDecoder
@@ -38,6 +38,29 @@ class Kind:
         return sources(self.format, self.table) if self.generic is None else self.generic.sources
 
 
+Slices = Iterator[tuple[list[CpuEvents], int]]
+
+
+class Trace(Protocol):
+    """The raw trace of one instance, of which slices can be had."""
+
+    @property
+    def name(self) -> str:
+        """Of the instance."""
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of events that it may hold."""
+
+    def slices(self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES) -> Slices:
+        """See :meth:`InstanceTrace.slices`."""
+
+
+def tables_of(trace: Trace) -> dict[str, Table]:
+    """The tables that events of its kinds may have rows in, by name."""
+    return {kind.table.name: kind.table for kind in trace.kinds if kind.table is not None}
+
+
 @dataclass(frozen=True)
 class InstanceTrace:
     """The raw trace of one instance, indexed: what it holds and what is damaged is known."""
@@ -55,14 +78,7 @@ class InstanceTrace:
                 found[kind.table.name] = count
         return found
 
-    @property
-    def tables(self) -> dict[str, Table]:
-        """The tables that events of its kinds may have rows in, by name."""
-        return {kind.table.name: kind.table for kind in self.kinds if kind.table is not None}
-
-    def slices(
-        self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES
-    ) -> Iterator[tuple[list[CpuEvents], int]]:
+    def slices(self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES) -> Slices:
         """The events of each slice of time, and the bytes of raw trace that it was the first to read.
 
         Events are valid until the next slice is asked for.

@@ -44,6 +44,23 @@ class Filler(Protocol):
 
 
 @dataclass(frozen=True)
+class CpuCounts:
+    """What the raw trace of one CPU holds, block by block: see :class:`RawIndex`."""
+
+    cpu: int
+    low: np.ndarray
+    high: np.ndarray
+    counts: np.ndarray
+    unusable: int
+    problems: list[Problem]
+
+    @property
+    def events(self) -> int:
+        """Events that can be decoded."""
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True)
 class RawIndex:
     """What one pass over the raw file of one CPU found.
 
@@ -164,44 +181,73 @@ def index_pieces(
 
     All pieces but the last are :func:`piece_bytes` long; each is looked at before the next is asked for.
     """
-    page_bytes = decoder.page_words * 4
-    block_pages = max(BLOCK_BYTES // page_bytes, 1)
-    offsets, lows, highs, counts = [begin], [], [], []
-    problems: list[Problem] = []
-    pending: tuple[PageCounts, int | None] | None = None
-    unusable, before, at = 0, None, begin
+    counter = PageCounter(cpu, decoder, max(BLOCK_BYTES // (decoder.page_words * 4), 1))
     for piece in pieces:
-        whole = piece.size // page_bytes * page_bytes
-        found = decoder.count(piece[:whole].view("<u4"), block_pages)
-        if pending is not None:
-            extend(problems, pending[0].problems(pending[1], int(found.ts[0]) if whole else None))
-        pending = (found, before)
-        if whole:
-            starts = np.arange(0, whole // page_bytes, block_pages)
-            lows.append(np.minimum.reduceat(found.low, starts))
-            highs.append(np.maximum.reduceat(found.high, starts))
-            counts.append(found.counts.astype(np.uint32))
-            offsets += (at + np.append(starts[1:], whole // page_bytes) * page_bytes).tolist()
-            before = int(found.end[-1])
-            unusable += int(found.bad.sum())
-        at += piece.size
-    if pending is not None:
-        extend(problems, pending[0].problems(pending[1], None))
-    if (at - begin) % page_bytes:
-        last = before or 0
-        problems.append(Problem(last, last, None, "decode error", TRUNCATED))
-    none = np.empty(0, np.int64)
+        counter.add(piece)
+    found = counter.finish()
+    offset = np.array([0, *counter.ends], np.int64) + begin
     return RawIndex(
-        cpu,
-        path,
-        decoder,
-        np.array(offsets, np.int64),
-        np.concatenate(lows) if lows else none,
-        np.concatenate(highs) if highs else none,
-        np.concatenate(counts) if counts else np.zeros((0, decoder.kinds), np.uint32),
-        unusable,
-        problems,
+        cpu, path, decoder, offset, found.low, found.high, found.counts, found.unusable, found.problems
     )
+
+
+class PageCounter:
+    """Counts the events in the pages of one processor, piece by piece, in blocks of ``block_pages`` pages.
+
+    ``ends``: where blocks end, in bytes from the first page.
+    """
+
+    def __init__(self, cpu: int, decoder: PageDecoder, block_pages: int) -> None:
+        self._cpu, self._decoder, self._block_pages = cpu, decoder, block_pages
+        self._page_bytes = decoder.page_words * 4
+        self._low: list[np.ndarray] = []
+        self._high: list[np.ndarray] = []
+        self._counts: list[np.ndarray] = []
+        self._problems: list[Problem] = []
+        self._pending: tuple[PageCounts, int | None] | None = None
+        self._unusable, self._at = 0, 0
+        self._before: int | None = None
+        self.ends: list[int] = []
+
+    def add(self, piece: np.ndarray) -> PageCounts:
+        """Count those of some more bytes (u8); only the last piece may end within a page."""
+        page_bytes, block_pages = self._page_bytes, self._block_pages
+        whole = piece.size // page_bytes * page_bytes
+        found = self._decoder.count(piece[:whole].view("<u4"), block_pages)
+        if self._pending is not None:
+            counts, before = self._pending
+            extend(self._problems, counts.problems(before, int(found.ts[0]) if whole else None))
+        self._pending = (found, self._before)
+        if whole:
+            pages = whole // page_bytes
+            starts = np.arange(0, pages, block_pages)
+            self._low.append(np.minimum.reduceat(found.low, starts))
+            self._high.append(np.maximum.reduceat(found.high, starts))
+            self._counts.append(found.counts.astype(np.uint32))
+            self.ends += (self._at + np.append(starts[1:], pages) * page_bytes).tolist()
+            self._before = int(found.end[-1])
+            self._unusable += int(found.bad.sum())
+        self._at += piece.size
+        return found
+
+    def finish(self) -> CpuCounts:
+        """What all pieces held, if there are no more."""
+        problems = list(self._problems)
+        if self._pending is not None:
+            counts, before = self._pending
+            extend(problems, counts.problems(before, None))
+        if self._at % self._page_bytes:
+            last = self._before or 0
+            problems.append(Problem(last, last, None, "decode error", TRUNCATED))
+        none = np.empty(0, np.int64)
+        return CpuCounts(
+            self._cpu,
+            np.concatenate(self._low) if self._low else none,
+            np.concatenate(self._high) if self._high else none,
+            np.concatenate(self._counts) if self._counts else np.zeros((0, self._decoder.kinds), np.uint32),
+            self._unusable,
+            problems,
+        )
 
 
 def extend(problems: list[Problem], more: list[Problem]) -> None:

@@ -14,20 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindsight.capture.conversion.census import Watch
-from hindsight.capture.conversion.columns import EventTable, Source, Text
+from hindsight.capture.conversion.columns import EventTable, Layout, Rows, Source, Text
+from hindsight.capture.formats import EventFormat
 from hindsight.capture.schema import TABLES, Table, arrow_schema_of, numpy_dtype
 
 _TIMES = {"ts", "from_ns", "to_ns", "realtime_ns", "boottime_ns"}
 """Columns that grow from row to row: their differences are small, their bytes are not alike."""
 _BATCH = 1 << 14
-"""Rows given to an encoder at once; Arrow's 1,024 take a tenth longer."""
+"""Rows given to an encoder at once."""
+_PAGE_BYTES = 64 << 10
+"""Of a page, before it is compressed: it stays in the cache. Arrow's sizes of both take a tenth longer."""
 
-ROW_GROUP = 1 << 18
+ROW_GROUP = 1 << 16
 """Rows of a row group. In larger ones the memory of columns and encoders is fresh each time, and clearing its
 pages takes longer than what they save."""
 BUFFER_BYTES = 192 << 20
 """What the rows may take that wait for their row group to be complete, in all tables together."""
 _CODE_BYTES = 4
+_TEXT = pa.dictionary(pa.int32(), pa.string())
 
 Rename = Callable[[str, bytes], str]
 """Of the name of a text column and a value in it: the text to write."""
@@ -50,14 +54,15 @@ def row_groups(
 
     It depends on the numbers of rows alone: so do the bytes of the files.
     """
-
-    def need(limit: int) -> int:
-        return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
-
     limit = ROW_GROUP
-    while limit > 1 << 10 and need(limit) > budget:
+    while limit > 1 << 10 and waiting_bytes(rows, tables, limit) > budget:
         limit >>= 1
     return {table: min(count, limit) for table, count in rows.items()}
+
+
+def waiting_bytes(rows: Mapping[str, int], tables: Mapping[str, Table], limit: int = ROW_GROUP) -> int:
+    """What the rows of a row group of ``limit`` rows of each table take together."""
+    return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
 
 
 class TableWriter:
@@ -67,6 +72,8 @@ class TableWriter:
         self,
         path: Path,
         table: Table | str,
+        kind: EventFormat,
+        plan: list[Source],
         group_rows: int,
         rename: Rename,
         mask: Mask | None = None,
@@ -78,26 +85,27 @@ class TableWriter:
         self.rows = 0
         self._mask = mask
         schema = arrow_schema_of(definition)
-        self._schema = schema.with_metadata({**schema.metadata, **(metadata or {})})
+        fields = [f.with_type(_TEXT) if pa.types.is_string(f.type) else f for f in schema]
+        self._schema = pa.schema(fields, {**schema.metadata, **(metadata or {})})
         self._rename = rename
         self._size = group_rows
         self._held = 0
         columns = definition.columns
-        self._numbers = {c.name: np.empty(group_rows, numpy_dtype(c)) for c in columns if c.dtype != "str"}
+        self._rows = Rows(columns, group_rows)
+        self._layout = Layout(kind, plan, self._rows)
         self._codes = {c.name: np.empty(group_rows, np.int32) for c in columns if c.dtype == "str"}
         self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}
         self._writer: pq.ParquetWriter | None = None
         self._file: pa.NativeFile | None = None
 
-    def append(self, events: EventTable, plan: list[Source], watches: Sequence[Watch] = ()) -> None:
+    def append(self, events: EventTable, watches: Sequence[Watch] = ()) -> None:
         """Append all rows of ``events``; each of ``watches`` sees them."""
         done = 0
         while done < events.rows:
             count = min(events.rows - done, self._size - self._held)
             here = slice(self._held, self._held + count)
-            rows = slice(done, done + count)
-            numbers = {name: array[here] for name, array in self._numbers.items()}
-            texts = events.into(plan, rows, numbers)
+            texts = events.into(self._layout, slice(done, done + count), self._held)
+            numbers = self._rows.at(here)
             if self._mask is not None:
                 self._mask(numbers)
             for watch in watches:
@@ -117,19 +125,22 @@ class TableWriter:
     def _flush(self) -> None:
         if self._held == 0:
             return
-        arrays = []
-        for field in self._schema:
-            if field.name in self._codes:
-                arrays.append(self._dictionary(field.name))
-            else:
-                arrays.append(pa.array(self._numbers[field.name][: self._held], field.type))
-        fields = [f.with_type(a.type) for f, a in zip(self._schema, arrays, strict=True)]
-        schema = pa.schema(fields, self._schema.metadata)
+        arrays = [
+            self._dictionary(f.name) if f.name in self._codes else self._numbers(f.name, f.type)
+            for f in self._schema
+        ]
         if self._writer is None:
             self._file = pa.OSFile(str(self.path), "wb")
-            self._writer = open_writer(self._file, schema)
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=self._held)
+            self._writer = open_writer(self._file, self._schema)
+        rows = pa.Table.from_arrays(arrays, schema=self._schema)
+        self._writer.write_table(rows, row_group_size=self._held)
         self._held = 0
+
+    def _numbers(self, name: str, kind: pa.DataType) -> pa.Array:
+        numbers = self._rows.numbers[name][: self._held]
+        if numbers.dtype == np.bool_:  # Arrow has them in bits
+            return pa.array(numbers, kind)
+        return pa.Array.from_buffers(kind, self._held, [None, pa.py_buffer(numbers)])
 
     def _dictionary(self, name: str) -> pa.DictionaryArray:
         """A text column of the row group, with its distinct values sorted."""
@@ -164,29 +175,21 @@ class TableWriter:
 def open_writer(path: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet file with the encodings of this program.
 
-    Times are stored as differences. Of other numbers all lowest bytes come first, then all second ones, and so
-    on: the upper ones are runs, which LZ4 makes nearly as small as zstd would make a dictionary. The sample of
-    this project takes 9 % more bytes so, and is written in less than half the time. Texts have a dictionary.
+    Times are stored as differences. Of other numbers all lowest bytes come first, then all second ones, and
+    so on: the upper ones are runs, which LZ4 makes nearly as small as zstd would make a dictionary. Texts
+    have one.
     """
-    times = {f.name for f in schema if f.name in _TIMES and pa.types.is_integer(f.type)}
-    numbers = {
-        f.name
-        for f in schema
-        if f.name not in times and (pa.types.is_integer(f.type) or pa.types.is_floating(f.type))
-    }
-    others = {f.name for f in schema} - times - numbers
+    numbers = [f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
     return pq.ParquetWriter(
         path,
         schema,
-        compression={f.name: "lz4" if f.name in numbers else "zstd" for f in schema},
-        # Level 3 makes the times 2 % smaller in half as much time again.
-        compression_level=dict.fromkeys(sorted(times | others), 1),
-        use_dictionary=sorted(others),
+        compression="lz4",
+        use_dictionary=[f.name for f in schema if f.name not in numbers],
         column_encoding={
-            **dict.fromkeys(sorted(times), "DELTA_BINARY_PACKED"),
-            **dict.fromkeys(sorted(numbers), "BYTE_STREAM_SPLIT"),
+            name: "DELTA_BINARY_PACKED" if name in _TIMES else "BYTE_STREAM_SPLIT" for name in numbers
         },
         write_batch_size=_BATCH,
+        data_page_size=_PAGE_BYTES,
         write_statistics=["ts"] if "ts" in schema.names else False,
         # The Arrow schema would say a second time what Parquet's own types say; its metadata is kept.
         store_schema=False,

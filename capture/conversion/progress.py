@@ -23,7 +23,10 @@ class Progress:
         self._name, self._total, self._done, self._events = "", 1, 0, 0
 
     def start(self, name: str, total: int) -> None:
-        """Begin with a segment whose trace takes ``total`` bytes, each read twice: verified, then decoded."""
+        """Begin with a segment whose trace takes ``total`` bytes, each read twice: verified, then decoded.
+
+        What is read once counts double.
+        """
         self._name, self._total, self._done, self._events = name, 2 * total, 0, 0
         self._begun = time.monotonic()
 

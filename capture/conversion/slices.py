@@ -8,14 +8,15 @@ within each slice are sorted over all of them, whatever the times in the file ar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from hindsight.capture.conversion.decode import EARLIEST, LATEST, CpuEvents
-from hindsight.capture.conversion.index import RawIndex, read_exactly
+from hindsight.capture.conversion.index import Filler, RawIndex, read_exactly
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.segments.segment import open_regular
 from hindsight.errors import VerificationError
@@ -100,28 +101,53 @@ def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers
 
     def one(cpu: int) -> CpuEvents:
         index, blocks = indexes[cpu], part.blocks[cpu]
-        first = np.zeros(index.counts.shape[1] + 1, np.int64)
-        np.cumsum(index.counts[blocks].sum(axis=0, dtype=np.int64), out=first[1:])
-        ts, at = scratch.take(("ts", cpu), first[-1], "i8"), scratch.take(("at", cpu), first[-1], "u4")
-        cursor = first[:-1].copy()
-        place = starts[cpu]
+        counts = index.counts[blocks].sum(axis=0, dtype=np.int64)
         with ExitStack() as stack:
             descriptor = open_regular(index.path)
             stack.callback(os.close, descriptor)
-            for offset, end in _stretches(index, blocks):
-                size = end - offset
-                piece = data[place : place + size]
-                read_exactly(descriptor, piece, offset, index.path)
-                index.filler.fill(
-                    piece.view("<u4"), place // 4, part.earliest, part.latest, cursor, first[1:], ts, at
-                )
-                place += size
-        if (cursor > first[1:]).any():
-            raise VerificationError(f"{index.path} was changed while it was read")
-        return CpuEvents(index.cpu, words, first, ts, at, 0, [], cursor)
+
+            def parts() -> Iterator[tuple[Filler, np.ndarray, int]]:
+                place = starts[cpu]
+                for offset, end in _stretches(index, blocks):
+                    piece = data[place : place + end - offset]
+                    read_exactly(descriptor, piece, offset, index.path)
+                    yield index.filler, piece.view("<u4"), place // 4
+                    place += end - offset
+
+            return fill_blocks(
+                index.cpu, words, counts, parts(), part.earliest, part.latest, scratch, cpu, index.path
+            )
 
     words = data.view("<u4")
     return workers.each(one, [cpu for cpu, blocks in enumerate(part.blocks) if len(blocks)])
+
+
+def fill_blocks(
+    cpu: int,
+    words: np.ndarray,
+    counts: np.ndarray,
+    parts: Iterable[tuple[Filler, np.ndarray, int]],
+    earliest: int,
+    latest: int,
+    scratch: Scratch,
+    name: object,
+    path: Path | None = None,
+) -> CpuEvents:
+    """Write down the events of ``earliest`` … ``latest`` (ns) of one processor.
+
+    ``counts`` i64[kinds]: how many there are in ``parts``, at most: blocks of ``words`` (u32), each with who
+    decodes it and where it begins, in words. Arrays are those of ``name`` in ``scratch``. Raises
+    VerificationError when there are more, as the file ``path`` is not what was indexed.
+    """
+    first = np.zeros(counts.size + 1, np.int64)
+    np.cumsum(counts, out=first[1:])
+    ts, at = scratch.take(("ts", name), first[-1], "i8"), scratch.take(("at", name), first[-1], "u4")
+    cursor = first[:-1].copy()
+    for filler, some, origin in parts:
+        filler.fill(some, origin, earliest, latest, cursor, first[1:], ts, at)
+    if (cursor > first[1:]).any():
+        raise VerificationError(f"{path} was changed while it was read")
+    return CpuEvents(cpu, words, first, ts, at, 0, [], cursor)
 
 
 def _stretches(index: RawIndex, blocks: np.ndarray) -> Iterator[tuple[int, int]]:

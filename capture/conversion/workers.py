@@ -14,6 +14,7 @@ class Workers:
     """A context manager; with one thread everything happens in the caller's."""
 
     def __init__(self, threads: int) -> None:
+        self.threads = max(threads, 1)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __enter__(self) -> Workers:

@@ -8,7 +8,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,43 +71,17 @@ class Compression:
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from None
 
-    def pieces(
-        self,
-        file: Foreign,
-        offset: int,
-        size: int,
-        piece_bytes: int,
-        target: Path,
-        advance: Callable[[int], None],
-    ) -> Iterator[np.ndarray]:
-        """Unpack the chunks of one processor into the file ``target``; yields its content (u8) as it grows.
+    def chunks(
+        self, file: Foreign, offset: int, size: int, advance: Callable[[int], None]
+    ) -> Iterator[memoryview]:
+        """The chunks of one processor, unpacked; ``advance`` is told of the bytes of each in the file.
 
-        All pieces but the last have ``piece_bytes``; each is valid until the next. The chunks begin with
-        their
-        number (u32), which is not part of ``size``; each has its compressed and its plain size (u32) before
-        it.
+        They begin with their number (u32), which is not part of ``size``; each has its compressed and its
+        plain size (u32) before it.
         """
-        buffer = np.empty(piece_bytes, np.uint8)
-        filled = 0
-        out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            for packed, plain in self._chunks(file, offset, min(offset + 4 + size, file.size)):
-                data = np.frombuffer(self.unpack(file, packed, plain), np.uint8)
-                done = 0
-                while done < data.size:
-                    count = min(data.size - done, piece_bytes - filled)
-                    buffer[filled : filled + count] = data[done : done + count]
-                    done, filled = done + count, filled + count
-                    if filled == piece_bytes:
-                        write_all(out, buffer.data)
-                        yield buffer
-                        filled = 0
-                advance(len(packed))
-            if filled:
-                write_all(out, buffer[:filled].data)
-                yield buffer[:filled]
-        finally:
-            os.close(out)
+        for packed, plain in self._chunks(file, offset, min(offset + 4 + size, file.size)):
+            yield memoryview(self.unpack(file, packed, plain))
+            advance(len(packed))
 
     def _chunks(self, file: Foreign, begin: int, end: int) -> Iterator[tuple[memoryview, int]]:
         (count,) = struct.unpack("<I", file.read(begin, 4, "the number of chunks"))
@@ -117,24 +90,60 @@ class Compression:
             raise file.damaged(f"{count} chunks in {end - at} bytes")
         window, low = memoryview(b""), at
         for _ in range(count):
-            head = at - low
-            if head + 8 > len(window) or head + 8 + _packed(window, head) > len(window):
-                low, head = at, 0
-                want = _WINDOW_BYTES
-                if end - at >= 8:
-                    want = max(want, 8 + _packed(memoryview(file.read(at, 4, "a chunk")), 0))
-                if want > MAX_CHUNK:
-                    raise file.damaged(f"a chunk of {want} bytes")
-                window = memoryview(file.read(at, min(want, end - at), "chunks"))
-            if len(window) < 8 or head + 8 + _packed(window, head) > len(window):
-                raise file.damaged("its last chunk is cut off")
-            packed, plain = struct.unpack_from("<II", window, head)
-            yield window[head + 8 : head + 8 + packed], plain
-            at += 8 + packed
+            sizes = _whole(window, at - low)
+            if sizes is None:
+                window, low = _window(file, at, end), at
+                sizes = _whole(window, 0)
+                if sizes is None:
+                    raise file.damaged("its last chunk is cut off")
+            packed, plain = sizes
+            begin, at = at - low + 8, at + 8 + packed
+            yield window[begin : begin + packed], plain
 
 
-def _packed(window: memoryview, at: int) -> int:
-    return int.from_bytes(window[at : at + 4], "little")
+_SIZES = struct.Struct("<II")
+
+
+def _whole(window: memoryview, at: int) -> tuple[int, int] | None:
+    """The compressed and the plain size of the chunk at a place; None if not all of it is there."""
+    if at + 8 > len(window):
+        return None
+    packed, plain = _SIZES.unpack_from(window, at)
+    return (packed, plain) if at + 8 + packed <= len(window) else None
+
+
+def _window(file: Foreign, at: int, end: int) -> memoryview:
+    """What is read at once, from a chunk on: all of that chunk at least, if the file has it."""
+    want = _WINDOW_BYTES
+    if end - at >= 8:
+        want = max(want, 8 + int.from_bytes(file.read(at, 4, "a chunk"), "little"))
+    if want > MAX_CHUNK:
+        raise file.damaged(f"a chunk of {want} bytes")
+    return memoryview(file.read(at, min(want, end - at), "chunks"))
+
+
+class Filling:
+    """What chunks hold, one after the other, as arrays of any size are filled with it."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def __call__(self, into: np.ndarray) -> int:
+        """Fill an array of u8; how many bytes: fewer than it has at the end alone."""
+        room, done, size = into.data, 0, into.size
+        rest = self._rest
+        while len(rest) < size - done:
+            room[done : done + len(rest)] = rest
+            done += len(rest)
+            more = next(self._chunks, None)
+            if more is None:
+                self._rest = memoryview(b"")
+                return done
+            rest = more
+        room[done:] = rest[: size - done]
+        self._rest = rest[size - done :]
+        return size
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

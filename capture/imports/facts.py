@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hindsight import __version__
 from hindsight.capture import host
-from hindsight.capture.conversion.events import InstanceTrace
+from hindsight.capture.conversion.index import CpuCounts, RawIndex
 from hindsight.capture.schema import SCHEMA_VERSION
 
 INSTANCE = "events"
 """The name of the only instance of an imported recording."""
+Counts = Sequence[RawIndex | CpuCounts]
+"""What the trace of each processor holds."""
 MONOTONIC = "mono"
 UNKNOWN_DATE = "1970-01-01"
 _TICKS = ("counter", "x86-tsc", "ppc-tb", "s390-tod")
@@ -73,10 +75,10 @@ class Origin:
         }
 
 
-def span_of(instance: InstanceTrace) -> tuple[int, int]:
+def span_of(cpus: Counts) -> tuple[int, int]:
     """Time of the earliest and latest event, ns; (0, 0) when there is none."""
     low, high = [], []
-    for index in instance.cpus:
+    for index in cpus:
         some = index.counts.any(axis=1)
         if some.any():
             low.append(int(index.low[some].min()))
@@ -100,13 +102,13 @@ def build(
     capture: str,
     date: str,
     label: str,
-    instance: InstanceTrace,
+    cpus: Counts,
     source: str,
     texts: Mapping[str, str],
     losses: Iterable[dict[str, Any]],
 ) -> dict[str, Any]:
     """The facts. ``texts``: the formats of the events that are expected, by ``system/event``."""
-    start, end = span_of(instance)
+    start, end = span_of(cpus)
     told = origin.told()
     layouts = hashlib.sha256()
     for event in sorted(texts):
@@ -119,7 +121,7 @@ def build(
         "kernel_release": origin.release,
         "machine": origin.machine,
         "page_size": origin.page_bytes,
-        "cpus": len(instance.cpus),
+        "cpus": len(cpus),
         "clock": told["clock"],
         "profile": "import",
         "label": label,

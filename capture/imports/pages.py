@@ -1,12 +1,13 @@
 """From a trace.dat to recordings that can be converted, one for each of its ring buffers.
 
-Pages that are not compressed are read where they are; others are unpacked into a scratch directory first.
+Pages are read once, if they can be (:mod:`hindsight.capture.conversion.stream`). If not, compressed ones are
+unpacked into a scratch directory first.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,22 @@ import numpy as np
 from hindsight.capture.conversion.convert import Recording
 from hindsight.capture.conversion.decode import PageDecoder
 from hindsight.capture.conversion.events import InstanceTrace, Kind, foreign_kind
-from hindsight.capture.conversion.index import Advance, RawIndex, index_open_pages, index_pieces, piece_bytes
+from hindsight.capture.conversion.index import (
+    Advance,
+    CpuCounts,
+    RawIndex,
+    index_open_pages,
+    index_pieces,
+    piece_bytes,
+)
 from hindsight.capture.conversion.reconcile import OVERRUN, RING_FULL
+from hindsight.capture.conversion.stream import StreamedTrace
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.capture.imports import facts
-from hindsight.capture.imports.facts import Keys, Origin
+from hindsight.capture.imports.compression import Filling, write_all
+from hindsight.capture.imports.facts import Counts, Keys, Origin
+from hindsight.capture.imports.feeds import page_feeds
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.trace_dat import Buffer, CpuPages, TraceDat, read_trace_dat
 from hindsight.capture.segments.segment import open_regular
@@ -91,7 +102,13 @@ def recordings(
         found.append(
             (
                 Recording(
-                    f"{capture}-0000", file.path, origin.host(wanted.keys), loader.date, size, loader.load
+                    f"{capture}-0000",
+                    file.path,
+                    origin.host(wanted.keys),
+                    loader.date,
+                    size,
+                    loader.load,
+                    stream=loader.stream,
                 ),
                 origin,
             )
@@ -123,16 +140,33 @@ class _Loader:
         if len(formats) > _MANY:
             seen = workers.each(lambda pages: self._occurring(formats, pages), self.buffer.cpus)
             formats = [formats[n] for n in sorted(set().union(*seen))]
+        kinds, decoder = self._kinds(formats)
+        indexes = workers.each(lambda pages: self._index(decoder, pages, advance), self.buffer.cpus)
+        return self._facts(kinds, indexes), [InstanceTrace(facts.INSTANCE, kinds, indexes)]
+
+    def stream(self, advance: Advance) -> StreamedTrace | None:
+        """All pages, to be read once; None when it has to be found first which events there are."""
+        formats = list(self.trace.about.events.values())
+        if len(formats) > _MANY:
+            return None
+        kinds, decoder = self._kinds(formats)
+        feeds = page_feeds(self.file, self.buffer.cpus, self.trace.compression, decoder, advance)
+
+        def counts() -> list[CpuCounts]:
+            return [feed.counts() for feed in feeds]
+
+        return StreamedTrace(facts.INSTANCE, kinds, feeds, lambda: self._facts(kinds, counts()), counts)
+
+    def _kinds(self, formats: list[EventFormat]) -> tuple[list[Kind], PageDecoder]:
         kinds = [foreign_kind(number, layout) for number, layout in enumerate(formats)]
         sized = [kind.number for kind in kinds if kind.generic is not None and kind.generic.sized]
-        decoder = PageDecoder(self.layout, formats, sized)
-        indexes = workers.each(lambda pages: self._index(decoder, pages, advance), self.buffer.cpus)
-        instance = InstanceTrace(facts.INSTANCE, kinds, indexes)
-        told = facts.build(
-            self.origin, self.wanted.keys, self.capture, self.date, self.wanted.label, instance, "ftrace",
-            self._texts(kinds), self._losses(instance),
+        return kinds, PageDecoder(self.layout, formats, sized)
+
+    def _facts(self, kinds: list[Kind], cpus: Counts) -> dict[str, Any]:
+        return facts.build(
+            self.origin, self.wanted.keys, self.capture, self.date, self.wanted.label, cpus, "ftrace",
+            self._texts(kinds), self._losses(cpus),
         )  # fmt: skip
-        return told, [instance]
 
     def _occurring(self, formats: list[EventFormat], pages: CpuPages) -> set[int]:
         decoder = PageDecoder(self.layout, formats)
@@ -151,23 +185,21 @@ class _Loader:
             finally:
                 os.close(descriptor)
         target = self.scratch(self.capture) / f"cpu{pages.cpu}.pages"
-        unpacked = self.trace.compression.pieces(
-            self.file, pages.offset, pages.size, piece_bytes(decoder), target, advance
-        )
-        return index_pieces(pages.cpu, target, 0, unpacked, decoder)
+        chunks = self.trace.compression.chunks(self.file, pages.offset, pages.size, advance)
+        return index_pieces(pages.cpu, target, 0, _spooled(chunks, target, piece_bytes(decoder)), decoder)
 
     def _texts(self, kinds: list[Kind]) -> dict[str, str]:
         texts = self.trace.about.texts
         return {f"{kind.format.system}/{kind.format.name}": texts[kind.format.id] for kind in kinds}
 
-    def _losses(self, instance: InstanceTrace) -> list[dict[str, Any]]:
+    def _losses(self, cpus: Counts) -> list[dict[str, Any]]:
         """What the kernel counted as lost, and what it counted and the file does not hold.
 
         trace-cmd reads the counters while its readers still empty the buffers: a page that is taken between
         two of them counts twice, as left to be read and as read. So the second is an upper bound.
         """
-        span = facts.span_of(instance)
-        held = {index.cpu: index.events + index.unusable for index in instance.cpus}
+        span = facts.span_of(cpus)
+        held = {index.cpu: index.events + index.unusable for index in cpus}
         rows = []
         for cpu, counters in sorted(self.trace.options.stats.get(self.buffer.name, {}).items()):
             overrun = counters.get("overrun", 0) + counters.get("commit overrun", 0)
@@ -178,3 +210,19 @@ class _Loader:
             if lacking > 0:
                 rows.append(facts.loss(cpu, None, span, 0, lacking, _LACKING))
         return rows
+
+
+def _spooled(chunks: Iterator[memoryview], target: Path, piece_bytes: int) -> Iterator[np.ndarray]:
+    """Write what chunks hold into the file ``target``; yields its content (u8) as it grows.
+
+    All pieces but the last have ``piece_bytes``; each is valid until the next.
+    """
+    fill = Filling(chunks)
+    buffer = np.empty(piece_bytes, np.uint8)
+    out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        while size := fill(buffer):
+            write_all(out, buffer[:size].data)
+            yield buffer[:size]
+    finally:
+        os.close(out)

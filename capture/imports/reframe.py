@@ -32,10 +32,12 @@ MAX_CPU = 1 << 13
 SAMPLE, LOST, THROTTLE, LOST_SAMPLES = 9, 2, 5, 13
 FIRST_OWN = 64
 """Records from here on are perf's own."""
-PASSED = (67, 68, 69, 72, 73, 74, 75, 76, 77, 78, 79, 82)
+FINISHED_ROUND = 68
+PASSED = (67, FINISHED_ROUND, 69, 72, 73, 74, 75, 76, 77, 78, 79, 82)
 """Of these, those that say nothing of tracepoints."""
-AT, SAMPLES, BAD, NOTES, WHY = range(5)
-"""Of the tally: words that were read, samples found, unusable ones, entries of ``notes``, why it stopped."""
+AT, SAMPLES, BAD, NOTES, WHY, ROUNDS, ROUND_BEFORE, ROUND = range(8)
+"""Of the tally: words that were read, samples found, unusable ones, entries of ``notes``, why it stopped,
+ends of rounds of perf's, samples before the last but one of them, and before the last."""
 END, STOPPED, DAMAGED, ODD = range(4)
 """It stopped at the end of the words, at a record of perf itself, at what is no record, after a record whose
 size is no multiple of 4."""
@@ -109,7 +111,7 @@ def find_samples(
     ns. Per sample: ``place`` u32 (words to the record), ``raw`` u32 (words to the size of its data), ``cpu``
     u16, ``event`` u16 (a place in ``rows``); ``size_of`` i64[MAX_CPU]: words that the samples of each
     processor will take. ``notes`` i64[n, 5]:
-    what was lost: kind of record, processor, from, to (ns), events (-1 = unknown). ``tally`` i64[5].
+    what was lost: kind of record, processor, from, to (ns), events (-1 = unknown). ``tally`` i64[8], zeroed.
     """
     one = np.uint64(1)
     two = np.uint64(2)
@@ -202,6 +204,10 @@ def find_samples(
                 notes[note, 3] = stamp
                 notes[note, 4] = events
                 note += one
+        elif kind == FINISHED_ROUND:
+            tally[ROUNDS] += 1
+            tally[ROUND_BEFORE] = tally[ROUND]
+            tally[ROUND] = np.int64(found)
         at = end
     tally[AT] = np.int64(at)
     tally[SAMPLES] = np.int64(found)

@@ -2,25 +2,26 @@
 
 The same as :mod:`foreign_files` without Parquet, on files of three kinds of events and a page of each
 processor, so that a million of them is a matter of minutes. A sound file gives exactly the events of the slow
-decoder; a damaged one an error of the program's own, or no more events than it has room for.
+decoder; a damaged one an error of the program's own, or no more events than it has room for. What can be read
+in one pass gives the same when it is indexed first.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from foreign_files import ForeignFiles
 from target import Failed
 
-from hindsight.capture.conversion.columns import EventTable
-from hindsight.capture.conversion.events import InstanceTrace
+from hindsight.capture.conversion.columns import EventTable, Layout, Rows
+from hindsight.capture.conversion.convert import Recording
+from hindsight.capture.conversion.events import Trace
+from hindsight.capture.conversion.stream import Unsuited
 from hindsight.capture.conversion.workers import NONE
 from hindsight.capture.imports.facts import Keys
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.importing import recordings
 from hindsight.capture.imports.pages import Wanted
-from hindsight.capture.schema import numpy_dtype
 from hindsight.errors import HindsightError
 
 _DECODED = 8
@@ -64,8 +65,12 @@ class ForeignLoads(ForeignFiles):
         try:
             with Foreign(path) as file:
                 for recording, _ in recordings(file, self._wanted, self._unpacked):
+                    once = self._once(recording)
                     _, instances = recording.load(NONE, lambda count: None)
                     events += sum(map(self._decode, instances))
+                    if once is not None:
+                        assert once == sum(map(self._decode, instances)), "one pass gives others"
+                        self.seen["once"] += 1
         except HindsightError as error:
             assert not sound, f"refused: {error}"
             self.seen["refused"] += 1
@@ -77,18 +82,31 @@ class ForeignLoads(ForeignFiles):
         # No event can come of less than a word of payload; a compressed page of zeros is small.
         assert events <= len(data) * 64, "more events than the file has room for"
 
-    def _decode(self, instance: InstanceTrace) -> int:
+    def _once(self, recording: Recording) -> int | None:
+        """Events that come out of one pass; None if it has to be indexed first."""
+        stream = None if recording.stream is None else recording.stream(lambda count: None)
+        if stream is None:
+            return None
+        try:
+            events = self._decode(stream)
+        except Unsuited:
+            return None
+        assert events == sum(cpu.events for cpu in stream.counts()), "decoded and counted events differ"
+        stream.facts()
+        return events
+
+    def _decode(self, trace: Trace) -> int:
         events = 0
-        for cpus, _ in instance.slices():
-            for kind in instance.kinds:
+        for cpus, _ in trace.slices():
+            for kind in trace.kinds:
                 rows = sum(cpu.rows(kind.number) for cpu in cpus)
                 if not rows:
                     continue
                 events += rows
                 if self._number % _DECODED == 0 and kind.table is not None:
                     table = EventTable(kind.number, kind.format, cpus)
-                    columns = [c for c in kind.table.columns if c.dtype != "str"]
-                    numbers = {c.name: np.empty(rows, numpy_dtype(c)) for c in columns}
-                    table.into(kind.plan, slice(0, rows), numbers)
-                    assert (numbers["ts"][1:] >= numbers["ts"][:-1]).all(), "out of order"
+                    layout = Layout(kind.format, kind.plan, Rows(kind.table.columns, rows))
+                    table.into(layout, slice(0, rows), 0)
+                    ts = layout.rows.numbers["ts"]
+                    assert (ts[1:] >= ts[:-1]).all(), "out of order"
         return events

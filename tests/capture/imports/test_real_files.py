@@ -93,11 +93,16 @@ def test_names_of_programs_are_hashed_unless_asked_for(tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_how_it_is_made(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hindsight.capture.imports.samples.PIECE_BYTES", 70_000)
+    """In pieces, in slices, on threads; in one pass, or indexed first."""
     import_files([trace(name)], tmp_path / "a", jobs=1)
-    monkeypatch.undo()
+    for piece in ("sample_feed._PIECE_BYTES", "framing._PIECE_BYTES", "feeds._LARGEST"):
+        monkeypatch.setattr(f"hindsight.capture.imports.{piece}", 70_000)
     import_files([trace(name)], tmp_path / "b", jobs=2, slice_bytes=50_000)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    monkeypatch.setattr("hindsight.capture.imports.pages._Loader.stream", lambda self, advance: None)
+    monkeypatch.setattr("hindsight.capture.imports.samples._Loader.stream", lambda self, advance: None)
+    import_files([trace(name)], tmp_path / "c", jobs=2, slice_bytes=50_000)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
+    monkeypatch.undo()
     again = import_files([trace(name)], tmp_path / "a")
     assert [result.converted for result in again] == [False]
 

@@ -1,0 +1,56 @@
+"""Copy the samples of a perf.data, by processor, into native records: what the decoder of native captures
+(:mod:`hindsight.capture.perf.records`) then reads.
+
+The file is read once, in pieces; what becomes of it is written into a scratch directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hindsight.capture.imports import reframe as of
+from hindsight.capture.imports.compression import write_all
+from hindsight.capture.imports.foreign import Foreign
+from hindsight.capture.imports.perf_data import PerfData
+from hindsight.capture.imports.perf_sample import Layouts
+from hindsight.capture.imports.sample_reader import Found, Framed, SampleReader
+
+_PIECE_BYTES = 4 << 20
+
+
+class Framer(SampleReader):
+    """Writes the samples of tracepoints into ``target``."""
+
+    def __init__(self, file: Foreign, data: PerfData, target: Path) -> None:
+        super().__init__(file, data, _PIECE_BYTES)
+        self._target = target
+        self._out = np.empty(self.piece_bytes // 4, np.uint32)
+
+    def run(self, advance: Callable[[int], None]) -> Framed:
+        """Read all. Raises VerificationError when records of perf itself are damaged."""
+        room = np.empty(self.piece_bytes, np.uint8)
+        while not self.ended:
+            advance(self.step(room))
+        return self.done
+
+    def keep(self, words: np.ndarray, layout: Layouts, found: Found) -> None:
+        """Append the samples of a piece to the files of their processors."""
+        cursor = np.cumsum(found.size_of) - found.size_of
+        begin = cursor.copy()
+        samples = found.place, found.raw, found.cpu, found.event
+        of.copy_samples(words, layout.rows, layout.id_at, *samples, cursor, self._out)
+        for number in np.flatnonzero(found.size_of).tolist():
+            self._write(number, self._out[begin[number] : cursor[number]])
+
+    def _write(self, cpu: int, words: np.ndarray) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._target / f"cpu{cpu}.perf", flags, 0o600)
+        try:
+            write_all(descriptor, words.view(np.uint8).data)
+        finally:
+            os.close(descriptor)
+        self.done.cpus[cpu] = self.done.cpus.get(cpu, 0) + words.size * 4

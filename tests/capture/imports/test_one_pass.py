@@ -1,0 +1,150 @@
+"""A perf.data that is read once, and files of the same samples that need a copy: the same tables."""
+
+from __future__ import annotations
+
+import sys
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from reference import reference
+
+from hindsight.capture.conversion import stream
+from hindsight.capture.formats import parse_event, parse_header_page
+from hindsight.capture.imports import framing, sample_feed
+from hindsight.capture.imports.importing import import_files
+
+sys.path.insert(1, str(Path(__file__).resolve().parent))
+import built
+
+Event = tuple[int, int, int, bytes]
+
+
+@pytest.fixture(scope="module")
+def source(recorded: Path) -> built.Recorded:
+    return built.Recorded(recorded)
+
+
+@pytest.fixture(scope="module")
+def events(source: built.Recorded) -> dict[int, list[Event]]:
+    """Of the recorded segment, by processor."""
+    layout = parse_header_page(source.header_page.decode())
+    kinds = [parse_event(name.split("/")[0], text.decode()) for name, text in source.formats.items()]
+    need = {kind.id: kind.payload_bytes for kind in kinds}
+    found: dict[int, list[Event]] = {}
+    for cpu, data in source.pages.items():
+        for ts, number, at in reference(data, layout, need).events:
+            words = int.from_bytes(data[at - 4 : at], "little") & 31
+            size = max(4 * words if 0 < words < 29 else 0, need[number])
+            found.setdefault(cpu, []).append((ts, cpu, number, data[at : at + size]))
+    return found
+
+
+def tables(out: Path) -> dict[str, pa.Table]:
+    found = {file.parent.name: pq.read_table(file) for file in out.glob("host=*/date=*/*/*.parquet")}
+    return {name: data for name, data in found.items() if data.schema.names[:2] == ["ts", "cpu"]}
+
+
+def rounds(events: list[Event], size: int, numbers: list[int]) -> bytes:
+    """Samples in order of time, as perf finds them: in rounds of ``size``, one processor after the other."""
+    out = []
+    for begin in range(0, len(events), size):
+        some = sorted(events[begin : begin + size], key=lambda event: event[1])
+        out += [built.samples(some, numbers), built.record(sample_feed.of.FINISHED_ROUND, b"")]
+    return b"".join(out)
+
+
+def imported(
+    tmp_path: Path, source: built.Recorded, data: bytes, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, pa.Table], int]:
+    """The tables of events, and in how many slices they were decoded if all was read once; 0 if not."""
+    tmp_path.mkdir()
+    file = tmp_path / "perf.data"
+    file.write_bytes(built.perf_file(source, numbers, data))
+    copied: list[bool] = []
+    slices: list[int] = []
+    run, decode = framing.Framer.run, stream._decode
+
+    def spy(self: framing.Framer, advance: object) -> object:
+        copied.append(True)
+        return run(self, advance)  # type: ignore[arg-type]
+
+    def count(*args: Any) -> object:
+        slices.append(1)
+        return decode(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(framing.Framer, "run", spy)
+        patch.setattr(stream, "_decode", count)
+        # In small pieces and slices, most blocks are decoded in part, several times.
+        patch.setattr(sample_feed, "_PIECE_BYTES", 8192)
+        patch.setattr(sample_feed, "_PIECES", 1)
+        (result,) = import_files([file], tmp_path / "out", slice_bytes=20_000)
+    assert result.lost == 0
+    return tables(tmp_path / "out"), 0 if copied else len(slices)
+
+
+def equal(one: dict[str, pa.Table], other: dict[str, pa.Table]) -> None:
+    assert one.keys() == other.keys()
+    for name, data in one.items():
+        assert data.equals(other[name]), name
+
+
+def test_same_tables(
+    tmp_path: Path,
+    source: built.Recorded,
+    events: dict[int, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert len(events) == 2
+    runs = list(chain.from_iterable(events.values()))
+    numbers = sorted({number for _, _, number, _ in runs})
+    whole = rounds(runs, len(runs), numbers)
+    ordered = sorted(runs, key=lambda event: event[:2])
+    shuffled = [e for pair in zip_longest(*events.values()) for e in pair if e is not None]
+    scattered = built.samples(shuffled, numbers)
+    one, once = imported(tmp_path / "whole", source, whole, numbers, monkeypatch)
+    assert once == 1 and sum(data.num_rows for data in one.values()) == len(runs) > 500
+    for size in (50, 200):
+        rest, once = imported(
+            tmp_path / f"rounds{size}", source, rounds(ordered, size, numbers), numbers, monkeypatch
+        )
+        assert once > 1
+        equal(one, rest)
+    rest, once = imported(tmp_path / "scattered", source, scattered, numbers, monkeypatch)
+    assert not once
+    equal(one, rest)
+
+
+def test_events_after_their_round_are_copied(
+    tmp_path: Path,
+    source: built.Recorded,
+    events: dict[int, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that does not keep to what it says of its rounds: nothing of it is missing, or out of order."""
+    runs = sorted(chain.from_iterable(events.values()), key=lambda event: event[:2])
+    numbers = sorted({number for _, _, number, _ in runs})
+    late = runs[5:] + runs[:5]
+    one, once = imported(tmp_path / "late", source, rounds(late, 40, numbers), numbers, monkeypatch)
+    assert not once
+    other, once = imported(tmp_path / "right", source, rounds(runs, 40, numbers), numbers, monkeypatch)
+    assert once
+    equal(one, other)
+
+
+def test_unusable_sample_is_copied(
+    tmp_path: Path, source: built.Recorded, events: dict[int, list[Event]]
+) -> None:
+    """One that is too short for its format is told of as lost, at its time and processor."""
+    runs = list(chain.from_iterable(events.values()))
+    ts, cpu, number, raw = runs[7]
+    runs[7] = (ts, cpu, number, raw[:8])
+    numbers = sorted({number for _, _, number, _ in runs})
+    file = tmp_path / "perf.data"
+    file.write_bytes(built.perf_file(source, numbers, built.samples(runs, numbers)))
+    (result,) = import_files([file], tmp_path / "out")
+    assert (result.events, result.lost) == (len(runs) - 1, 1)
