@@ -13,8 +13,8 @@ from types import TracebackType
 
 import numpy as np
 
-from hindsight.capture.conversion.columns import gather
 from hindsight.capture.conversion.decode import EARLIEST, LATEST, PageDecoder
+from hindsight.capture.conversion.gather import CUT, gather
 from hindsight.capture.formats import EventFormat, parse_event, parse_header_page
 from hindsight.capture.ftrace.tracefs import Instance, locate
 from hindsight.capture.profiles import profile
@@ -129,7 +129,10 @@ class LiveEvents:
     def _values(words: np.ndarray, at: np.ndarray, kind: EventFormat, name: str) -> np.ndarray:
         field = kind.fields[name]
         out = np.empty(len(at), np.uint64)
-        gather(words, at, field.offset, field.size, field.signed, 0, _EVERY_BIT, out, 0)
+        begin, stop = np.uint64(0), np.uint64(len(at))
+        gather(
+            words, at, begin, stop, field.offset, field.size, field.signed, 0, _EVERY_BIT, CUT, out, begin
+        )  # fmt: skip
         return out
 
     def count_lost(self) -> int:

@@ -30,6 +30,7 @@ from hindsight.capture.conversion.parquet import (
 from hindsight.capture.conversion.progress import Progress
 from hindsight.capture.conversion.reconcile import Decoded, reconcile
 from hindsight.capture.conversion.sampled import write_sampled
+from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.conversion.slices import SLICE_BYTES
 from hindsight.capture.conversion.staging import Staging, sweep, unwritable
 from hindsight.capture.conversion.stream import StreamedTrace, Unsuited
@@ -61,13 +62,17 @@ class Converted:
 
 @dataclass(frozen=True)
 class Job:
-    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once."""
+    """How to convert: names of programs kept (``comm``), ``threads``, bytes of raw trace decoded at once.
+
+    ``scratch``: memory that recordings use one after the other.
+    """
 
     out: Path
     comm: bool = False
     force: bool = False
     threads: int = 1
     slice_bytes: int = SLICE_BYTES
+    scratch: Scratch = field(default_factory=Scratch)
 
 
 @dataclass(frozen=True)
@@ -278,7 +283,7 @@ class _Conversion:
         writers: dict[int, TableWriter] = {}
         tables = tables_of(trace)
         try:
-            for cpus, fresh in trace.slices(self.workers, self.job.slice_bytes):
+            for cpus, fresh in trace.slices(self.workers, self.job.slice_bytes, self.job.scratch):
                 found = {kind.number: sum(cpu.rows(kind.number) for cpu in cpus) for kind in trace.kinds}
                 here = [kind for kind in trace.kinds if kind.table is not None and found[kind.number]]
                 for kind in here:
@@ -309,16 +314,14 @@ class _Conversion:
     def _writer(self, kind: Kind, directory: Path, groups: Mapping[str, int] | None) -> TableWriter:
         table = kind.table
         assert table is not None
-        path = directory / table.name
         group = ROW_GROUP if groups is None else groups[table.name]
-        if kind.generic is None:
-            return TableWriter(path, table, kind.format, kind.plan, group, self.rename)
-        mask = self.masks.of(kind.generic.addresses)
-        group = min(group, kind.generic.group_rows)
-        renamed = generic_renaming(self.key)
-        return TableWriter(
-            path, table, kind.format, kind.plan, group, renamed, mask, kind.generic.metadata
-        )
+        rename, mask, metadata = self.rename, None, None
+        if kind.generic is not None:
+            group = min(group, kind.generic.group_rows)
+            rename, metadata = generic_renaming(self.key), kind.generic.metadata
+            mask = self.masks.of(kind.generic.addresses)
+        path, scratch = directory / table.name, self.job.scratch
+        return TableWriter(path, table, kind.format, kind.plan, group, scratch, rename, mask, metadata)
 
 
 def _decoded(instance: str, counts: RawIndex | CpuCounts) -> Decoded:

@@ -10,7 +10,8 @@ from hindsight.capture.conversion.columns import Source, sources
 from hindsight.capture.conversion.decode import CpuEvents, PageDecoder
 from hindsight.capture.conversion.generic import Generic, generic_table, misfit
 from hindsight.capture.conversion.index import Advance, RawIndex, index_pages
-from hindsight.capture.conversion.slices import SLICE_BYTES, Scratch, cut, decode_slice
+from hindsight.capture.conversion.scratch import Scratch
+from hindsight.capture.conversion.slices import SLICE_BYTES, cut, decode_slice
 from hindsight.capture.conversion.workers import NONE, Workers
 from hindsight.capture.formats import EventFormat, parse_event, parse_header_page
 from hindsight.capture.options import RECORDS
@@ -52,7 +53,9 @@ class Trace(Protocol):
     def kinds(self) -> list[Kind]:
         """The kinds of events that it may hold."""
 
-    def slices(self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES) -> Slices:
+    def slices(
+        self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES, scratch: Scratch | None = None
+    ) -> Slices:
         """See :meth:`InstanceTrace.slices`."""
 
 
@@ -78,12 +81,14 @@ class InstanceTrace:
                 found[kind.table.name] = count
         return found
 
-    def slices(self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES) -> Slices:
+    def slices(
+        self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES, scratch: Scratch | None = None
+    ) -> Slices:
         """The events of each slice of time, and the bytes of raw trace that it was the first to read.
 
-        Events are valid until the next slice is asked for.
+        Events are valid until the next slice is asked for; they are in the memory of ``scratch``.
         """
-        scratch = Scratch()
+        scratch = scratch or Scratch()
         for part in cut(self.cpus, slice_bytes):
             yield decode_slice(part, self.cpus, scratch, workers), part.fresh_bytes
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from hindsight.capture.conversion.census import Watch
 from hindsight.capture.conversion.columns import EventTable, Layout, Rows, Source, Text
+from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.formats import EventFormat
 from hindsight.capture.schema import TABLES, Table, arrow_schema_of, numpy_dtype
 
@@ -75,6 +76,7 @@ class TableWriter:
         kind: EventFormat,
         plan: list[Source],
         group_rows: int,
+        scratch: Scratch,
         rename: Rename,
         mask: Mask | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -91,7 +93,7 @@ class TableWriter:
         self._size = group_rows
         self._held = 0
         columns = definition.columns
-        self._rows = Rows(columns, group_rows)
+        self._rows = Rows(columns, group_rows, scratch, self.table)
         self._layout = Layout(kind, plan, self._rows)
         self._codes = {c.name: np.empty(group_rows, np.int32) for c in columns if c.dtype == "str"}
         self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}

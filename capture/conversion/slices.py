@@ -17,6 +17,7 @@ import numpy as np
 
 from hindsight.capture.conversion.decode import EARLIEST, LATEST, CpuEvents
 from hindsight.capture.conversion.index import Filler, RawIndex, read_exactly
+from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.segments.segment import open_regular
 from hindsight.errors import VerificationError
@@ -68,20 +69,6 @@ def cut(indexes: list[RawIndex], slice_bytes: int = SLICE_BYTES) -> Iterator[Sli
             return
         active = chosen[high[chosen] > latest]
         earliest, at = latest + 1, stop
-
-
-class Scratch:
-    """Arrays that are used again by the next slice: fresh memory costs as much as decoding."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[object, np.ndarray] = {}
-
-    def take(self, name: object, size: int, dtype: str) -> np.ndarray:
-        """An array of any content; the one that was taken under that name before is overwritten."""
-        array = self._arrays.get(name)
-        if array is None or array.size < size:
-            array = self._arrays[name] = np.empty(size + size // 8, dtype)
-        return array[:size]
 
 
 def decode_slice(part: Slice, indexes: list[RawIndex], scratch: Scratch, workers: Workers) -> list[CpuEvents]:

@@ -16,7 +16,8 @@ import numpy as np
 from hindsight.capture.conversion.decode import EARLIEST, LATEST, CpuEvents
 from hindsight.capture.conversion.events import Kind, Slices
 from hindsight.capture.conversion.index import CpuCounts, Filler
-from hindsight.capture.conversion.slices import SLICE_BYTES, Scratch, fill_blocks
+from hindsight.capture.conversion.scratch import Scratch
+from hindsight.capture.conversion.slices import SLICE_BYTES, fill_blocks
 from hindsight.capture.conversion.workers import NONE, Workers
 
 MOST_BYTES = 128 << 20
@@ -79,19 +80,20 @@ class StreamedTrace:
     facts: Callable[[], dict[str, Any]]
     counts: Callable[[], list[CpuCounts]]
 
-    def slices(self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES) -> Slices:
+    def slices(
+        self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES, scratch: Scratch | None = None
+    ) -> Slices:
         """See :func:`slices`."""
-        return slices(self.feeds, workers, slice_bytes)
+        return slices(self.feeds, workers, slice_bytes, scratch or Scratch())
 
 
-def slices(feeds: Sequence[Feed], workers: Workers = NONE, slice_bytes: int = SLICE_BYTES) -> Slices:
+def slices(feeds: Sequence[Feed], workers: Workers, slice_bytes: int, scratch: Scratch) -> Slices:
     """The events of each slice of time; and 0, as feeds themselves tell of the bytes that they read.
 
     Events are valid until the next slice is asked for. Raises :class:`Unsuited` when more would have to be
     held than :data:`MOST_BYTES`, or an event comes when those after it are gone; what feeds raise.
     """
-    memory = _Memory(max((feed.room for feed in feeds), default=0))
-    scratch = Scratch()
+    memory = _Memory(max((feed.room for feed in feeds), default=0), scratch)
     blocks: list[Block] = []
     earliest = EARLIEST
     while True:
@@ -126,10 +128,10 @@ def slices(feeds: Sequence[Feed], workers: Workers = NONE, slice_bytes: int = SL
 class _Memory:
     """Room for what is read, in slots that are used again; ``data`` u8 takes what was touched of it alone."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, scratch: Scratch) -> None:
         self._slot = max(room + 7, 8) // 8 * 8
         count = min(max(MOST_BYTES // self._slot, 1), _MOST_SLOTS)
-        self.data = np.empty(count * self._slot, np.uint8)
+        self.data = scratch.take("held", count * self._slot, "u1")
         self._free = list(range(count))[::-1]
         self._used: set[int] = set()
 

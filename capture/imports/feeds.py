@@ -13,7 +13,7 @@ from hindsight.capture.imports.compression import Compression, Filling
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.trace_dat import CpuPages
 
-_LARGEST, _SMALLEST = 512 << 10, 64 << 10
+_LARGEST, _SMALLEST = 1 << 20, 64 << 10
 """Bytes of a block: what belongs to two slices is copied from one to the other, block by block."""
 _ALL = 4 << 20
 """Bytes of the blocks of all processors together, unless they would be too small."""

@@ -24,7 +24,7 @@ from hindsight.capture.imports.perf_data import PerfData
 from hindsight.capture.imports.perf_sample import TIME_AT, Layouts
 from hindsight.capture.imports.sample_reader import Found, SampleReader
 
-_PIECE_BYTES = 512 << 10
+_PIECE_BYTES = 1 << 20
 """As much as stays in a processor's cache while it is looked at three times."""
 _PIECES = 4
 """What is kept of so many pieces is kept together, at least."""

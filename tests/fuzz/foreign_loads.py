@@ -16,6 +16,7 @@ from target import Failed
 from hindsight.capture.conversion.columns import EventTable, Layout, Rows
 from hindsight.capture.conversion.convert import Recording
 from hindsight.capture.conversion.events import Trace
+from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.conversion.stream import Unsuited
 from hindsight.capture.conversion.workers import NONE
 from hindsight.capture.imports.facts import Keys
@@ -105,7 +106,7 @@ class ForeignLoads(ForeignFiles):
                 events += rows
                 if self._number % _DECODED == 0 and kind.table is not None:
                     table = EventTable(kind.number, kind.format, cpus)
-                    layout = Layout(kind.format, kind.plan, Rows(kind.table.columns, rows))
+                    layout = Layout(kind.format, kind.plan, Rows(kind.table.columns, rows, Scratch(), 0))
                     table.into(layout, slice(0, rows), 0)
                     ts = layout.rows.numbers["ts"]
                     assert (ts[1:] >= ts[:-1]).all(), "out of order"

@@ -35,7 +35,8 @@ from hindsight.capture.conversion.decode import EARLIEST, LATEST, PageDecoder, d
 from hindsight.capture.conversion.index import RawIndex, index_pages
 from hindsight.capture.conversion.parquet import ROW_GROUP, row_bytes, row_groups
 from hindsight.capture.conversion.progress import Progress
-from hindsight.capture.conversion.slices import Scratch, cut, decode_slice
+from hindsight.capture.conversion.scratch import Scratch
+from hindsight.capture.conversion.slices import cut, decode_slice
 from hindsight.capture.conversion.staging import PREFIX, BusyError, Staging, sweep
 from hindsight.capture.conversion.workers import NONE, Workers
 from hindsight.command import main
