@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hindsight.capture.conversion.census import Census
 from hindsight.capture.conversion.columns import EventTable
 from hindsight.capture.conversion.events import InstanceTrace, Kind, Trace, index_segment, tables_of
@@ -24,7 +26,6 @@ from hindsight.capture.conversion.parquet import (
     ROW_GROUP,
     TableWriter,
     row_groups,
-    waiting_bytes,
     write_rows,
 )
 from hindsight.capture.conversion.progress import Progress
@@ -281,16 +282,15 @@ class _Conversion:
         the largest, and it is :class:`Unsuited` if that takes too much memory.
         """
         writers: dict[int, TableWriter] = {}
-        tables = tables_of(trace)
         try:
             for cpus, fresh in trace.slices(self.workers, self.job.slice_bytes, self.job.scratch):
-                found = {kind.number: sum(cpu.rows(kind.number) for cpu in cpus) for kind in trace.kinds}
-                here = [kind for kind in trace.kinds if kind.table is not None and found[kind.number]]
+                found = np.sum([cpu.counts for cpu in cpus], axis=0) if cpus else np.empty(0, np.int64)
+                # The largest first: they decide how long a slice takes.
+                order = np.argsort(-found, kind="stable")[: np.count_nonzero(found)].tolist()
+                here = [trace.kinds[n] for n in order if trace.kinds[n].table is not None]
                 for kind in here:
                     if kind.number not in writers:
                         writers[kind.number] = self._writer(kind, directory, groups)
-                # The largest first: they decide how long a slice takes.
-                here.sort(key=lambda kind: -found[kind.number])
 
                 def one(kind: Kind, cpus: Any = cpus) -> None:
                     writer = writers[kind.number]
@@ -298,8 +298,8 @@ class _Conversion:
                     writer.append(events, self.census.watch(trace.name, writer.table))
 
                 self.workers.each(one, here)
-                rows = {writer.table: writer.rows for writer in writers.values()}
-                if groups is None and waiting_bytes(rows, tables) > BUFFER_BYTES:
+                waiting = sum(writer.waiting_bytes for writer in writers.values())
+                if groups is None and waiting > BUFFER_BYTES:
                     raise Unsuited
                 self.progress.advance(fresh, sum(cpu.events for cpu in cpus))
             self.workers.each(lambda writer: writer.close(), writers.values())

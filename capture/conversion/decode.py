@@ -249,9 +249,14 @@ class CpuEvents:
         return span.stop - span.start
 
     @property
+    def counts(self) -> np.ndarray:
+        """Events of each kind, i64[kinds]."""
+        return (self.first[1:] if self.stop is None else self.stop) - self.first[:-1]
+
+    @property
     def events(self) -> int:
         """Events that were decoded."""
-        return int(self.ts.size) if self.stop is None else int((self.stop - self.first[:-1]).sum())
+        return int(self.counts.sum())
 
 
 class PageCounts:
@@ -303,8 +308,6 @@ class PageDecoder:
 
     def __init__(self, layout: PageLayout, kinds: list[EventFormat], sized: Sequence[int] = ()) -> None:
         self._sized = tuple(sized)
-        self.overwrites = bool(sized)
-        """What is filled is written over: the words before payloads of any length."""
         self.page_words = layout.page_bytes // 4
         self.kinds = len(kinds)
         self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
@@ -315,6 +318,10 @@ class PageDecoder:
         self._layout = np.array(
             [self.page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64
         )
+
+    def overwrites(self, counts: np.ndarray) -> bool:
+        """Whether filling writes over words, as payloads have any length. ``counts``: events of each kind."""
+        return bool(self._sized) and bool(counts[list(self._sized)].any())
 
     def count(self, words: np.ndarray, block_pages: int | None = None) -> PageCounts:
         """Count the events of each kind in every block of ``block_pages`` pages (None: one block)."""

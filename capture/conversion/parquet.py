@@ -55,15 +55,14 @@ def row_groups(
 
     It depends on the numbers of rows alone: so do the bytes of the files.
     """
+
+    def need(limit: int) -> int:
+        return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
+
     limit = ROW_GROUP
-    while limit > 1 << 10 and waiting_bytes(rows, tables, limit) > budget:
+    while limit > 1 << 10 and need(limit) > budget:
         limit >>= 1
     return {table: min(count, limit) for table, count in rows.items()}
-
-
-def waiting_bytes(rows: Mapping[str, int], tables: Mapping[str, Table], limit: int = ROW_GROUP) -> int:
-    """What the rows of a row group of ``limit`` rows of each table take together."""
-    return sum(min(count, limit) * row_bytes(tables[table]) for table, count in rows.items())
 
 
 class TableWriter:
@@ -91,6 +90,7 @@ class TableWriter:
         self._schema = pa.schema(fields, {**schema.metadata, **(metadata or {})})
         self._rename = rename
         self._size = group_rows
+        self._row_bytes = row_bytes(definition)
         self._held = 0
         columns = definition.columns
         self._rows = Rows(columns, group_rows, scratch, self.table)
@@ -99,6 +99,11 @@ class TableWriter:
         self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}
         self._writer: pq.ParquetWriter | None = None
         self._file: pa.NativeFile | None = None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the rows take that wait for their row group, at most, so far."""
+        return min(self.rows, self._size) * self._row_bytes
 
     def append(self, events: EventTable, watches: Sequence[Watch] = ()) -> None:
         """Append all rows of ``events``; each of ``watches`` sees them."""

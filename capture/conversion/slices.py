@@ -22,7 +22,7 @@ from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.segments.segment import open_regular
 from hindsight.errors import VerificationError
 
-SLICE_BYTES = 16 << 20
+SLICE_BYTES = 8 << 20
 """Raw trace that is decoded at once."""
 
 

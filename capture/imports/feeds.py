@@ -41,8 +41,8 @@ class PageFeed:
             found = self._counter.add(into[:size])
         if whole:
             low, high = int(found.low.min()), int(found.high.max())
-            by = self._decoder
-            blocks.append(Block(self._cpu, 0, whole, low, high, found.counts[0], by, by.overwrites))
+            counts, by = found.counts[0], self._decoder
+            blocks.append(Block(self._cpu, 0, whole, low, high, counts, by, by.overwrites(counts)))
             # The events of a processor follow each other: where they don't, it will be noticed.
             self.bound = low
         if size < into.size:
