@@ -7,11 +7,9 @@ decode_segments.py DIR…            nothing is verified, nothing is written
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from hindsight.capture.conversion.columns import EventTable, sources
+from hindsight.capture.conversion.columns import EventTable, Layout, Rows
 from hindsight.capture.conversion.events import index_segment
-from hindsight.capture.schema import numpy_dtype
+from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.segments.segment import check_facts, find_segments, open_segment
 
 
@@ -21,18 +19,15 @@ def decode(path: Path) -> dict[str, int]:
     check_facts(segment)
     rows: dict[str, int] = {}
     for instance in index_segment(segment, verify=False):
-        plans = {k.number: sources(k.format, k.table) for k in instance.kinds if k.table is not None}
-        for cpus, _ in instance.slices():
+        plans = {k.number: k.plan for k in instance.kinds if k.table is not None}
+        memory = Scratch()
+        for cpus, _ in instance.slices(scratch=memory):
             for kind in instance.kinds:
                 table = EventTable(kind.number, kind.format, cpus)
                 if kind.table is None or not table.rows:
                     continue
-                numbers = {
-                    c.name: np.empty(table.rows, numpy_dtype(c))
-                    for c in kind.table.columns
-                    if c.dtype != "str"
-                }
-                table.into(plans[kind.number], slice(0, table.rows), numbers)
+                columns = Rows(kind.table.columns, table.rows, memory, kind.table.name)
+                table.into(Layout(kind.format, plans[kind.number], columns), slice(0, table.rows), 0)
                 rows[kind.table.name] = rows.get(kind.table.name, 0) + table.rows
     return rows
 
