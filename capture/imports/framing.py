@@ -17,7 +17,7 @@ from hindsight.capture.imports.compression import write_all
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData
 from hindsight.capture.imports.perf_sample import Layouts
-from hindsight.capture.imports.sample_reader import Found, Framed, SampleReader
+from hindsight.capture.imports.sample_reader import Framed, SampleReader
 
 _PIECE_BYTES = 4 << 20
 
@@ -37,14 +37,15 @@ class Framer(SampleReader):
             advance(self.step(room))
         return self.done
 
-    def keep(self, words: np.ndarray, layout: Layouts, found: Found) -> None:
+    def keep(self, words: np.ndarray, layout: Layouts, count: int, rounds: list[int]) -> None:
         """Append the samples of a piece to the files of their processors."""
-        cursor = np.cumsum(found.size_of) - found.size_of
+        cursor = np.cumsum(self.size_of) - self.size_of
         begin = cursor.copy()
-        samples = found.place, found.raw, found.cpu, found.event
+        samples = self.place[:count], self.raw[:count], self.cpu[:count], self.event[:count]
         of.copy_samples(words, layout.rows, layout.id_at, *samples, cursor, self._out)
-        for number in np.flatnonzero(found.size_of).tolist():
+        for number in np.flatnonzero(self.size_of).tolist():
             self._write(number, self._out[begin[number] : cursor[number]])
+        self.size_of.fill(0)
 
     def _write(self, cpu: int, words: np.ndarray) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

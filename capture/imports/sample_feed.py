@@ -22,7 +22,7 @@ from hindsight.capture.imports import reframe as of
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData
 from hindsight.capture.imports.perf_sample import TIME_AT, Layouts
-from hindsight.capture.imports.sample_reader import Found, SampleReader
+from hindsight.capture.imports.sample_reader import SampleReader
 
 _PIECE_BYTES = 1 << 20
 """As much as stays in a processor's cache while it is looked at three times."""
@@ -36,17 +36,19 @@ _SHORTEST = 32 << 10
 def split_samples(
     words: Any, longs: Any, rows: Any, place: Any, raw: Any, cpu: Any, event: Any, kind_of_id: Any,
     need: Any, out: Any, filled: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
-    low: Any, high: Any, counts: Any,
+    low: Any, high: Any, counts: Any, marks: Any, tops: Any,
 ) -> Any:  # fmt: skip
-    """Copy the records of samples, and find blocks of samples of one processor that follow each other.
+    """Copy the records of ``ts.size`` samples, and find blocks of one processor's that follow each other.
 
     ``rows``, ``place`` … ``event`` as in :func:`hindsight.capture.imports.reframe.find_samples`;
     ``longs``: the words as u64; ``kind_of_id`` u16[65536]; ``need`` u64[kinds] (words). ``out`` u64: the
     size of each record (u32) and the record, from word ``filled`` (u32, even) on. Of each sample: ``ts`` i64
     (ns), ``at`` u32 (words in ``out`` to its record), ``kinds`` u16. Of each block: ``owner`` i64
     (processor), ``first`` i64 (its first sample), ``begin`` i64 (words in ``out``; one more: where the last
-    ends), ``low`` and ``high`` i64 (ns), ``counts`` u32[blocks, kinds], zeroed. Returns how many there are;
-    -1 when a sample is of no kind, too short or at no multiple of 8 bytes, or there are more than room.
+    ends), ``low`` and ``high`` i64 (ns), ``counts`` u32[blocks, kinds], zeroed. ``tops`` i64[n]: the latest
+    time (ns) up to now, then that before each of the samples of ``marks`` i64[n - 1], in order. Returns how
+    many blocks there are; -1 when a sample is of no kind, too short or at no multiple of 8 bytes, or there
+    are more than room.
     """
     one = np.uint64(1)
     block = np.int64(-1)
@@ -54,8 +56,13 @@ def split_samples(
     early = np.int64(0)
     late = np.int64(0)
     to = np.uint64(filled)
-    for j in range(place.size):
+    top = tops[0]
+    mark = np.uint64(0)
+    for j in range(ts.size):
         i = np.uint64(j)
+        while mark < np.uint64(marks.size) and marks[mark] == np.int64(j):
+            mark += one
+            tops[mark] = top
         where = np.uint64(raw[i])
         size = np.uint64(words[where])
         kind = np.uint64(kind_of_id[np.uint64(words[where + one]) & np.uint64(0xFFFF)])
@@ -78,6 +85,7 @@ def split_samples(
             late = when
         early = min(early, when)
         late = max(late, when)
+        top = max(top, when)
         ts[i] = when
         kinds[i] = np.uint16(kind)
         counts[np.uint64(block), kind] += np.uint32(1)
@@ -93,6 +101,10 @@ def split_samples(
         low[block] = early
         high[block] = late
         begin[block + 1] = np.int64(to)
+    while mark < np.uint64(marks.size):
+        mark += one
+        tops[mark] = top
+    tops[0] = top
     return np.int64(block + 1)
 
 
@@ -155,7 +167,8 @@ class SampleFeed(SampleReader):
         self._piece_room = np.empty(self.piece_bytes, np.uint8)
         most = self.piece_bytes // _SHORTEST + 64
         self._owner, self._first, self._begin, self._low, self._high = np.empty((5, most), np.int64)
-        self._high_yet = self._high_before = EARLIEST
+        self._marks, self._tops = np.empty(2, np.int64), np.full(3, EARLIEST, np.int64)
+        self._before = EARLIEST
         self._filled = 0
         self._counted: list[tuple[np.ndarray, ...]] = []
 
@@ -169,41 +182,36 @@ class SampleFeed(SampleReader):
             self.bound = LATEST
         return self._blocks
 
-    def keep(self, words: np.ndarray, layout: Layouts, found: Found) -> None:
+    def keep(self, words: np.ndarray, layout: Layouts, count: int, rounds: list[int]) -> None:
         """Make blocks of the samples of a piece."""
-        size = found.place.size
         longs = words[: words.size // 2 * 2].view("<u8")
-        ts, at, kinds = np.empty(size, np.int64), np.empty(size, np.uint32), np.empty(size, np.uint16)
+        ts, at, kinds = np.empty(count, np.int64), np.empty(count, np.uint32), np.empty(count, np.uint16)
         counts = np.zeros((self._owner.size - 1, self._kinds), np.uint32)
+        marks, tops = self._marks[: len(rounds)], self._tops[: len(rounds) + 1]
+        marks[:] = rounds
         number = split_samples(
-            words, longs, layout.rows, found.place, found.raw, found.cpu, found.event, self._kind_of_id,
+            words, longs, layout.rows, self.place, self.raw, self.cpu, self.event, self._kind_of_id,
             self._need, self._out, self._filled, ts, at, kinds, self._owner[:-1], self._first, self._begin,
-            self._low, self._high, counts,
+            self._low, self._high, counts, marks, tops,
         )  # fmt: skip
         if number < 0:
             raise Unsuited
-        if number:
-            self._first[number] = size
-            self._filled = int(self._begin[number])
-            for block in range(number):
-                some = slice(int(self._first[block]), int(self._first[block + 1]))
-                begin, end = int(self._begin[block]), int(self._begin[block + 1])
-                filler = _Samples(ts[some], at[some], kinds[some], begin)
-                cpu, low, high = int(self._owner[block]), int(self._low[block]), int(self._high[block])
-                self._blocks.append(
-                    Block(cpu, begin * 4, (end - begin) * 4, low, high, counts[block], filler)
-                )
-            parts = (self._owner, self._low, self._high, counts)
-            self._counted.append(tuple(part[:number].copy() for part in parts))
-        self._rounds(ts, found.rounds)
-
-    def _rounds(self, ts: np.ndarray, rounds: list[int]) -> None:
-        """After a round nothing comes that happened before the end of the round before it."""
-        begin = 0
-        for end in rounds:
-            self._high_yet = int(ts[begin:end].max(initial=self._high_yet))
-            self.bound, self._high_before, begin = self._high_before, self._high_yet, end
-        self._high_yet = int(ts[begin:].max(initial=self._high_yet))
+        # After a round nothing comes that happened before the end of the round before it.
+        for top in tops[1:].tolist():
+            self.bound, self._before = self._before, top
+        if not number:
+            return
+        cpus, lows, highs = (part[:number].copy() for part in (self._owner, self._low, self._high))
+        self._counted.append((cpus, lows, highs, counts[:number]))
+        begins, firsts = self._begin[: number + 1].tolist(), [*self._first[:number].tolist(), count]
+        self._filled = begins[-1]
+        for block, (cpu, low, high) in enumerate(
+            zip(cpus.tolist(), lows.tolist(), highs.tolist(), strict=True)
+        ):
+            some = slice(firsts[block], firsts[block + 1])
+            begin, size = begins[block], begins[block + 1] - begins[block]
+            filler = _Samples(ts[some], at[some], kinds[some], begin)
+            self._blocks.append(Block(cpu, begin * 4, size * 4, low, high, counts[block], filler))
 
     def counts(self) -> list[CpuCounts]:
         """What was read so far, by processor."""

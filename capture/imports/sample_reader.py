@@ -30,23 +30,12 @@ class Framed:
     cut: str = ""
 
 
-@dataclass(frozen=True)
-class Found:
-    """The samples in a piece: see :func:`hindsight.capture.imports.reframe.find_samples`.
-
-    ``rounds``: how many samples came before each end of a round of perf's, of the last two in the piece.
-    """
-
-    place: np.ndarray
-    raw: np.ndarray
-    cpu: np.ndarray
-    event: np.ndarray
-    size_of: np.ndarray
-    rounds: list[int]
-
-
 class SampleReader:
-    """Walks the records; who inherits from it says in :meth:`keep` what becomes of the samples."""
+    """Walks the records; who inherits from it says in :meth:`keep` what becomes of the samples.
+
+    ``place``, ``raw``, ``cpu``, ``event``, ``size_of``: what was found in a piece, see
+    :func:`hindsight.capture.imports.reframe.find_samples`; ``size_of`` grows until it is set to zeros.
+    """
 
     def __init__(self, file: Foreign, data: PerfData, piece_bytes: int) -> None:
         self.file = file
@@ -57,19 +46,22 @@ class SampleReader:
         """The most bytes that are looked at at once."""
         self.ended = self.at >= self.end
         room = self.piece_bytes // _SMALLEST + 1
-        self._room = (
-            np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.uint16),
-            np.empty(room, np.uint16), np.empty((room // 2 + 1, 5), np.int64),
-        )  # fmt: skip
+        self.place, self.raw = np.empty((2, room), np.uint32)
+        self.cpu, self.event = np.empty((2, room), np.uint16)
+        self.size_of = np.zeros(of.MAX_CPU, np.int64)
+        self._notes = np.empty((room // 2 + 1, 5), np.int64)
+        self._tally = np.zeros(8, np.int64)
         self._last = np.full(of.MAX_CPU, -1, np.int64)
-        self._size_of = np.zeros(of.MAX_CPU, np.int64)
         self._passed = np.zeros(256, np.bool_)
         self._passed[list(of.PASSED)] = True
         self._layouts: Layouts | None = None
         self._known = -1
 
-    def keep(self, words: np.ndarray, layout: Layouts, found: Found) -> None:
-        """Take in the samples of a piece (u32)."""
+    def keep(self, words: np.ndarray, layout: Layouts, count: int, rounds: list[int]) -> None:
+        """Take in ``count`` samples of a piece (u32).
+
+        ``rounds``: how many of them came before each end of a round of perf's, of the last two in the piece.
+        """
         raise NotImplementedError
 
     def step(self, room: np.ndarray) -> int:
@@ -96,34 +88,29 @@ class SampleReader:
         return used
 
     def _layout(self) -> Layouts | None:
+        """Of the samples, once it is known."""
         if self._known != len(self.data.attributes):
             self._known = len(self.data.attributes)
-            self._layouts = layouts(self.file, self.data.attributes) if self._known else None
+            if any(attribute.traced for attribute in self.data.attributes):
+                self._layouts = layouts(self.file, self.data.attributes)
         return self._layouts
 
     def _piece(self, words: np.ndarray) -> tuple[int, int]:
         """Take in what begins a piece; returns the bytes that were used, and why it stopped there."""
-        layout = self._layout() if self._has_traced() else None
+        layout = self._layout()
         if layout is None:
             return self._before_events(words)
-        place, raw, cpu, event, notes = self._room
-        self._size_of[:] = 0
-        tally = np.zeros(8, np.int64)
+        self._tally.fill(0)
         of.find_samples(
             words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self._passed,
-            self._last, self._size_of, place, raw, cpu, event, notes, tally,
+            self._last, self.size_of, self.place, self.raw, self.cpu, self.event, self._notes, self._tally,
         )  # fmt: skip
-        count = int(tally[of.SAMPLES])
-        samples = (place[:count], raw[:count], cpu[:count], event[:count])
-        ends = tally[[of.ROUND_BEFORE, of.ROUND]].tolist()
-        rounds = ends[max(2 - int(tally[of.ROUNDS]), 0) :]
-        self.keep(words, layout, Found(*samples, self._size_of, rounds))
-        self.done.bad += int(tally[of.BAD])
-        self._note(notes[: int(tally[of.NOTES])])
-        return int(tally[of.AT]) * 4, int(tally[of.WHY])
-
-    def _has_traced(self) -> bool:
-        return any(attribute.traced for attribute in self.data.attributes)
+        used, count, bad, noted, why, rounds, before, last = self._tally.tolist()
+        self.keep(words, layout, count, [before, last][max(2 - rounds, 0) :])
+        self.done.bad += bad
+        if noted:
+            self._note(self._notes[:noted])
+        return used * 4, why
 
     def _before_events(self, words: np.ndarray) -> tuple[int, int]:
         """A stream begins with records of perf itself: nothing can be a sample before its event is known."""
