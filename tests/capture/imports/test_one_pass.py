@@ -1,4 +1,4 @@
-"""A perf.data that is read once, and files of the same samples that need a copy: the same tables."""
+"""Files that are read once, and others with the same events that cannot be: the same tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from reference import reference
 
 from hindsight.capture.conversion import stream
 from hindsight.capture.formats import parse_event, parse_header_page
-from hindsight.capture.imports import framing, sample_feed
+from hindsight.capture.imports import feeds, framing, sample_feed
+from hindsight.capture.imports import pages as pages_of
 from hindsight.capture.imports.importing import import_files
 
 sys.path.insert(1, str(Path(__file__).resolve().parent))
@@ -134,6 +135,57 @@ def test_events_after_their_round_are_copied(
     other, once = imported(tmp_path / "right", source, rounds(runs, 40, numbers), numbers, monkeypatch)
     assert once
     equal(one, other)
+
+
+def test_too_much_to_hold_is_copied(
+    tmp_path: Path,
+    source: built.Recorded,
+    events: dict[int, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rounds so long that two of them do not fit into the memory there is."""
+    runs = sorted(chain.from_iterable(events.values()), key=lambda event: event[:2])
+    numbers = sorted({number for _, _, number, _ in runs})
+    data = rounds(runs, 300, numbers)
+    one, once = imported(tmp_path / "one", source, data, numbers, monkeypatch)
+    monkeypatch.setattr(stream, "MOST_BYTES", 3 * 8192)
+    other, none = imported(tmp_path / "other", source, data, numbers, monkeypatch)
+    assert once > 1 and none == 0
+    equal(one, other)
+
+
+@pytest.mark.parametrize("disorder", [False, True])
+def test_pages_in_any_order(
+    tmp_path: Path, source: built.Recorded, monkeypatch: pytest.MonkeyPatch, disorder: bool
+) -> None:
+    """A page that comes when what happened after it is written already: the rows are the same."""
+    kept = dict(source.pages)
+    for cpu, data in kept.items():
+        # Of several ring buffers: by the times at their beginnings.
+        pages = [data[at : at + 4096] for at in range(0, len(data), 4096)]
+        pages.sort(key=lambda page: int.from_bytes(page[:8], "little"))
+        source.pages[cpu] = b"".join([*pages[1:], pages[0]] if disorder else pages)
+    file = tmp_path / "trace.dat"
+    file.write_bytes(built.version7(source, "zstd"))
+    source.pages.update(kept)
+    indexed = []
+    load, make = pages_of._Loader.load, pages_of._Loader.stream
+
+    def spy(self: pages_of._Loader, *args: Any) -> Any:
+        indexed.append(True)
+        return load(self, *args)
+
+    monkeypatch.setattr(pages_of._Loader, "load", spy)
+    monkeypatch.setattr(feeds, "_LARGEST", 4096)
+    monkeypatch.setattr(feeds, "_SMALLEST", 4096)
+    import_files([file], tmp_path / "once", slice_bytes=8192)
+    assert bool(indexed) == disorder
+    monkeypatch.setattr(pages_of._Loader, "stream", lambda self, advance: None)
+    import_files([file], tmp_path / "indexed", slice_bytes=8192)
+    monkeypatch.setattr(pages_of._Loader, "stream", make)
+    one = tables(tmp_path / "once")
+    assert sum(data.num_rows for data in one.values()) > 500
+    equal(one, tables(tmp_path / "indexed"))
 
 
 def test_unusable_sample_is_copied(
