@@ -17,6 +17,7 @@ from hindsight.errors import VerificationError
 
 MAX_CHUNK = 64 << 20
 """The largest chunk that is unpacked; trace-cmd's have some hundred KiB."""
+Unpack = Callable[[bytes | memoryview, int], bytes]
 _MAX_RATIO = 1 << 15
 """No compressor of the two saves more: what claims to is a trap."""
 _WINDOW_BYTES = 1 << 20
@@ -33,43 +34,20 @@ class Compression:
                 "Convert it: trace-cmd convert --compression none -i FILE -o NEW.",
             )
         self.name = name
-        self._of_thread = threading.local()
+        by_name: dict[str, Unpack] = {"none": _refuse, "zlib": _zlib, "zstd": _Zstd()}
+        self._unpack = by_name[name]
 
     def unpack(self, file: Foreign, data: bytes | memoryview, size: int) -> Any:
         """``data``, unpacked: exactly ``size`` bytes, as something with their buffer protocol."""
         if size > MAX_CHUNK or size > len(data) * _MAX_RATIO:
             raise file.damaged(f"a chunk of {size} bytes, compressed to {len(data)}")
-        found: Any = b""
         try:
-            if self.name == "zlib":
-                found = zlib.decompressobj().decompress(data, size + 1)
-            elif self.name == "zstd":
-                found = self._zstd(data, size)
-            else:
-                raise file.damaged("a compressed chunk, though nothing is compressed")
+            found = self._unpack(data, size)
         except (zlib.error, OSError, ValueError) as error:
             raise file.damaged(f"a chunk cannot be unpacked: {error}") from None
         if len(found) != size:
             raise file.damaged(f"a chunk of {len(found)} bytes, not {size}")
         return found
-
-    def _zstd(self, data: bytes | memoryview, size: int) -> Any:
-        import zstandard
-
-        if not size:
-            return b""
-        context = getattr(self._of_thread, "context", None)
-        if context is None:
-            # One for all chunks, as to make one costs as much as to unpack a small chunk; but one for each
-            # thread, as two that use the same at once get each other's bytes.
-            context = self._of_thread.context = zstandard.ZstdDecompressor()
-        try:
-            # What the frame says of itself is what would be allocated.
-            if zstandard.frame_content_size(data) not in (-1, size):
-                raise ValueError("its frame has another size")
-            return context.decompress(data, max_output_size=size)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
 
     def chunks(
         self, file: Foreign, offset: int, size: int, advance: Callable[[int], None]
@@ -99,6 +77,45 @@ class Compression:
             packed, plain = sizes
             begin, at = at - low + 8, at + 8 + packed
             yield window[begin : begin + packed], plain
+
+
+def _refuse(data: bytes | memoryview, size: int) -> bytes:
+    raise ValueError("the file says that nothing is compressed")
+
+
+def _zlib(data: bytes | memoryview, size: int) -> bytes:
+    return zlib.decompressobj().decompress(data, size + 1)
+
+
+class _Zstd:
+    """One context for all chunks, as to make one costs as much as to unpack a small chunk; but one for each
+    thread, as two that use the same at once get each other's bytes.
+    """
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+
+    def __call__(self, data: bytes | memoryview, size: int) -> bytes:
+        if not size:
+            return b""
+        try:
+            context, size_of, failed = self._of_thread.zstd
+        except AttributeError:
+            context, size_of, failed = self._of_thread.zstd = _zstd()
+        try:
+            # What the frame says of itself is what would be allocated.
+            if size_of(data) not in (-1, size):
+                raise ValueError("its frame has another size")
+            found: bytes = context.decompress(data, max_output_size=size)
+            return found
+        except failed as error:
+            raise ValueError(str(error)) from None
+
+
+def _zstd() -> tuple[Any, Any, Any]:
+    import zstandard
+
+    return zstandard.ZstdDecompressor(), zstandard.frame_content_size, zstandard.ZstdError
 
 
 _SIZES = struct.Struct("<II")
