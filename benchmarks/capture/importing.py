@@ -23,7 +23,7 @@ from figures import Figure, sample
 
 BUFFER_KB = 131072
 PERF_BUFFER_KB = 65536
-COPIES = 4
+COPIES = 16
 """How many times hindsight imports a file: reading its formats is start-up, as it is of the other side."""
 
 

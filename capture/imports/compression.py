@@ -17,9 +17,9 @@ from hindsight.errors import VerificationError
 
 MAX_CHUNK = 64 << 20
 """The largest chunk that is unpacked; trace-cmd's have some hundred KiB."""
-Unpack = Callable[[bytes | memoryview, int], bytes]
 _MAX_RATIO = 1 << 15
 """No compressor of the two saves more: what claims to is a trap."""
+Unpack = Callable[[bytes | memoryview, int], bytes]
 _WINDOW_BYTES = 1 << 20
 """Compressed bytes that are read at once."""
 
