@@ -17,7 +17,7 @@ from hindsight.capture.imports.compression import write_all
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData
 from hindsight.capture.imports.perf_sample import Layouts
-from hindsight.capture.imports.sample_reader import Framed, SampleReader
+from hindsight.capture.imports.sample_reader import SMALLEST, Framed, SampleReader
 
 _PIECE_BYTES = 4 << 20
 
@@ -29,6 +29,10 @@ class Framer(SampleReader):
         super().__init__(file, data, _PIECE_BYTES)
         self._target = target
         self._out = np.empty(self.piece_bytes // 4, np.uint32)
+        room = self.piece_bytes // SMALLEST + 1
+        self._place, self._raw = np.empty((2, room), np.uint32)
+        self._cpu, self._event = np.empty((2, room), np.uint16)
+        self._size_of = np.zeros(of.MAX_CPU, np.int64)
 
     def run(self, advance: Callable[[int], None]) -> Framed:
         """Read all. Raises VerificationError when records of perf itself are damaged."""
@@ -37,15 +41,21 @@ class Framer(SampleReader):
             advance(self.step(room))
         return self.done
 
-    def keep(self, words: np.ndarray, layout: Layouts, count: int, rounds: list[int]) -> None:
+    def look(self, words: np.ndarray, layout: Layouts) -> None:
         """Append the samples of a piece to the files of their processors."""
-        cursor = np.cumsum(self.size_of) - self.size_of
+        self._size_of.fill(0)
+        of.find_samples(
+            words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
+            self.last, self._size_of, self._place, self._raw, self._cpu, self._event, self.notes, self.tally,
+            False,
+        )  # fmt: skip
+        cursor = np.cumsum(self._size_of) - self._size_of
         begin = cursor.copy()
-        samples = self.place[:count], self.raw[:count], self.cpu[:count], self.event[:count]
+        some = slice(0, int(self.tally[of.SAMPLES]))
+        samples = self._place[some], self._raw[some], self._cpu[some], self._event[some]
         of.copy_samples(words, layout.rows, layout.id_at, *samples, cursor, self._out)
-        for number in np.flatnonzero(self.size_of).tolist():
+        for number in np.flatnonzero(self._size_of).tolist():
             self._write(number, self._out[begin[number] : cursor[number]])
-        self.size_of.fill(0)
 
     def _write(self, cpu: int, words: np.ndarray) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

@@ -35,12 +35,11 @@ FIRST_OWN = 64
 FINISHED_ROUND = 68
 PASSED = (67, FINISHED_ROUND, 69, 72, 73, 74, 75, 76, 77, 78, 79, 82)
 """Of these, those that say nothing of tracepoints."""
-AT, SAMPLES, BAD, NOTES, WHY, ROUNDS, ROUND_BEFORE, ROUND = range(8)
-"""Of the tally: words that were read, samples found, unusable ones, entries of ``notes``, why it stopped,
-ends of rounds of perf's, samples before the last but one of them, and before the last."""
-END, STOPPED, DAMAGED, ODD = range(4)
+AT, SAMPLES, BAD, NOTES, WHY = range(5)
+"""Of the tally: words that were read, samples found, unusable ones, entries of ``notes``, why it stopped."""
+END, STOPPED, DAMAGED, ODD, FULL, ROUND = range(6)
 """It stopped at the end of the words, at a record of perf itself, at what is no record, after a record whose
-size is no multiple of 4."""
+size is no multiple of 4, when there was no room for more samples or notes, after perf ended a round."""
 _BY_BPF = 1 << 15
 
 
@@ -101,27 +100,30 @@ def raw_place(words: Any, body: Any, end: Any, rows: Any, mine: Any) -> Any:
 @compiled
 def find_samples(
     words: Any, rows: Any, ids: Any, owner: Any, id_at: Any, id_back: Any, passed: Any,
-    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any,
+    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any, rounds: bool,
 ) -> None:  # fmt: skip
-    """Find the samples in whole records from the beginning of ``words`` (u32).
+    """Find the samples in whole records from word ``tally[AT]`` of ``words`` (u32) on.
 
     ``rows`` … ``id_back`` as in :class:`hindsight.capture.imports.perf_sample.Layouts`; ``passed`` bool[256]:
     which of perf's own records say nothing. ``last`` i64[MAX_CPU]: the latest sample of each processor so
-    far,
-    ns. Per sample: ``place`` u32 (words to the record), ``raw`` u32 (words to the size of its data), ``cpu``
-    u16, ``event`` u16 (a place in ``rows``); ``size_of`` i64[MAX_CPU]: words that the samples of each
-    processor will take. ``notes`` i64[n, 5]:
-    what was lost: kind of record, processor, from, to (ns), events (-1 = unknown). ``tally`` i64[8], zeroed.
+    far, ns. Per sample: ``place`` u32 (words to the record), ``raw`` u32 (words to the size of its data),
+    ``cpu`` u16, ``event`` u16 (a place in ``rows``); ``size_of`` i64[MAX_CPU]: words that the samples of each
+    processor will take. ``notes`` i64[n, 5]: what was lost: kind of record, processor, from, to (ns), events
+    (-1 = unknown). ``tally`` i64[5]: the samples are those of this call, all else goes on. ``rounds``: stop
+    after the end of a round.
     """
     one = np.uint64(1)
     two = np.uint64(2)
     size = np.uint64(words.size)
-    at = np.uint64(0)
+    at = np.uint64(tally[AT])
     found = np.uint64(0)
-    note = np.uint64(0)
-    bad = 0
+    note = np.uint64(tally[NOTES])
+    bad = tally[BAD]
     why = END
-    while at + two <= size and note < np.uint64(notes.shape[0]):
+    while at + two <= size:
+        if found == np.uint64(place.size) or note == np.uint64(notes.shape[0]):
+            why = FULL
+            break
         kind = words[at]
         head = np.uint64(words[at + one])
         length = head >> np.uint64(16)
@@ -204,10 +206,10 @@ def find_samples(
                 notes[note, 3] = stamp
                 notes[note, 4] = events
                 note += one
-        elif kind == FINISHED_ROUND:
-            tally[ROUNDS] += 1
-            tally[ROUND_BEFORE] = tally[ROUND]
-            tally[ROUND] = np.int64(found)
+        elif kind == FINISHED_ROUND and rounds:
+            at = end
+            why = ROUND
+            break
         at = end
     tally[AT] = np.int64(at)
     tally[SAMPLES] = np.int64(found)

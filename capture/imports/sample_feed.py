@@ -25,49 +25,90 @@ from hindsight.capture.imports.perf_sample import TIME_AT, Layouts
 from hindsight.capture.imports.sample_reader import SampleReader
 
 _PIECE_BYTES = 1 << 20
-"""As much as stays in a processor's cache while it is looked at three times."""
+"""What is read at once; it stays in the cache until it is copied."""
 _PIECES = 4
 """What is kept of so many pieces is kept together, at least."""
 _SHORTEST = 32 << 10
 """Bytes that follow each other of one processor, at least, on the average."""
+_TOGETHER = 512
+"""Samples that are looked at a second time while they are in the cache of the first level."""
+_KEPT_LEAST = 16
+"""Bytes that are kept of a sample, at least."""
+
+# The state of a feed.
+_BLOCK, _WHOSE, _EARLY, _LATE, _FILLED, _TAKEN, _TOP, _BEFORE, _BOUND = range(9)
 
 
 @compiled
-def split_samples(
-    words: Any, longs: Any, rows: Any, place: Any, raw: Any, cpu: Any, event: Any, kind_of_id: Any,
-    need: Any, out: Any, filled: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
-    low: Any, high: Any, counts: Any, marks: Any, tops: Any,
-) -> Any:  # fmt: skip
-    """Copy the records of ``ts.size`` samples, and find blocks of one processor's that follow each other.
+def take_samples(
+    words: Any, longs: Any, rows: Any, ids: Any, whose: Any, id_at: Any, id_back: Any, passed: Any,
+    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any,
+    kind_of_id: Any, need: Any, out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
+    low: Any, high: Any, counts: Any, state: Any,
+) -> bool:  # fmt: skip
+    """Copy the records of the samples of a piece, and find blocks of one processor's that follow each other.
 
-    ``rows``, ``place`` … ``event`` as in :func:`hindsight.capture.imports.reframe.find_samples`;
+    ``words`` … ``tally`` as in :func:`hindsight.capture.imports.reframe.find_samples` (``whose`` is its
+    ``owner``), with room for some samples; the rest as in :func:`_copy_samples`. False when that cannot be
+    done. ``state`` i64[9]: the last block, its processor, its earliest and latest sample; words (u32) of
+    ``out`` and samples that are taken; the latest sample so far, that at the end of the last round, that at
+    the end of the round before it: nothing comes that happened before.
+    """
+    going = True
+    while going:
+        of.find_samples(
+            words, rows, ids, whose, id_at, id_back, passed, last, size_of, place, raw, cpu, event, notes,
+            tally, True,
+        )  # fmt: skip
+        if not _copy_samples(
+            words, longs, rows, place, raw, cpu, event, tally[of.SAMPLES], kind_of_id, need, out, ts, at,
+            kinds, owner, first, begin, low, high, counts, state,
+        ):  # fmt: skip
+            return False
+        why = tally[of.WHY]
+        if why == of.ROUND:
+            state[_BOUND] = state[_BEFORE]
+            state[_BEFORE] = state[_TOP]
+        going = why == of.ROUND or (why == of.FULL and tally[of.NOTES] < notes.shape[0])
+    block = state[_BLOCK]
+    if block >= 0:
+        low[block] = state[_EARLY]
+        high[block] = state[_LATE]
+    first[block + 1] = state[_TAKEN]
+    begin[block + 1] = state[_FILLED]
+    return True
+
+
+@compiled
+def _copy_samples(
+    words: Any, longs: Any, rows: Any, place: Any, raw: Any, cpu: Any, event: Any, count: Any,
+    kind_of_id: Any, need: Any, out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
+    low: Any, high: Any, counts: Any, state: Any,
+) -> bool:  # fmt: skip
+    """Copy the records of ``count`` samples that were found.
+
     ``longs``: the words as u64; ``kind_of_id`` u16[65536]; ``need`` u64[kinds] (words). ``out`` u64: the
-    size of each record (u32) and the record, from word ``filled`` (u32, even) on. Of each sample: ``ts`` i64
-    (ns), ``at`` u32 (words in ``out`` to its record), ``kinds`` u16. Of each block: ``owner`` i64
-    (processor), ``first`` i64 (its first sample), ``begin`` i64 (words in ``out``; one more: where the last
-    ends), ``low`` and ``high`` i64 (ns), ``counts`` u32[blocks, kinds], zeroed. ``tops`` i64[n]: the latest
-    time (ns) up to now, then that before each of the samples of ``marks`` i64[n - 1], in order. Returns how
-    many blocks there are; -1 when a sample is of no kind, too short or at no multiple of 8 bytes, or there
-    are more than room.
+    size of each record (u32) and the record. Of each sample: ``ts`` i64 (ns), ``at`` u32 (words in ``out`` to
+    its record), ``kinds`` u16. Of each block: ``owner`` i64 (processor), ``first`` i64 (its first sample),
+    ``begin`` i64 (words in ``out``), ``low`` and ``high`` i64 (ns), ``counts`` u32[blocks, kinds], zeroed.
+    False when a sample is of no kind, too short or at no multiple of 8 bytes, or there are more blocks than
+    room.
     """
     one = np.uint64(1)
-    block = np.int64(-1)
-    whose = np.int64(-1)
-    early = np.int64(0)
-    late = np.int64(0)
-    to = np.uint64(filled)
-    top = tops[0]
-    mark = np.uint64(0)
-    for j in range(ts.size):
+    block = state[_BLOCK]
+    whose = state[_WHOSE]
+    early = state[_EARLY]
+    late = state[_LATE]
+    top = state[_TOP]
+    to = np.uint64(state[_FILLED])
+    taken = np.uint64(state[_TAKEN])
+    for j in range(np.uint64(count)):
         i = np.uint64(j)
-        while mark < np.uint64(marks.size) and marks[mark] == np.int64(j):
-            mark += one
-            tops[mark] = top
         where = np.uint64(raw[i])
         size = np.uint64(words[where])
         kind = np.uint64(kind_of_id[np.uint64(words[where + one]) & np.uint64(0xFFFF)])
         if kind == np.uint64(UNKNOWN) or size >> np.uint64(2) < need[kind] or where & one:
-            return -1
+            return False
         stamp = np.uint64(place[i]) + np.uint64(2) + np.uint64(rows[np.uint64(event[i]), TIME_AT])
         when = np.int64(of.long_at(words, stamp))
         if whose != np.int64(cpu[i]):
@@ -76,20 +117,21 @@ def split_samples(
                 high[block] = late
             block += 1
             if block >= owner.size:
-                return -1
+                return False
             whose = np.int64(cpu[i])
             owner[block] = whose
-            first[block] = np.int64(j)
+            first[block] = np.int64(taken)
             begin[block] = np.int64(to)
             early = when
             late = when
         early = min(early, when)
         late = max(late, when)
         top = max(top, when)
-        ts[i] = when
-        kinds[i] = np.uint16(kind)
+        ts[taken] = when
+        kinds[taken] = np.uint16(kind)
         counts[np.uint64(block), kind] += np.uint32(1)
-        at[i] = np.uint32(to + one)
+        at[taken] = np.uint32(to + one)
+        taken += one
         # One word more than the record, at most: of the same sample, whose size is a multiple of 8.
         source = where >> one
         target = to >> one
@@ -97,15 +139,14 @@ def split_samples(
         for k in range(length):
             out[target + np.uint64(k)] = longs[source + np.uint64(k)]
         to += length << one
-    if block >= 0:
-        low[block] = early
-        high[block] = late
-        begin[block + 1] = np.int64(to)
-    while mark < np.uint64(marks.size):
-        mark += one
-        tops[mark] = top
-    tops[0] = top
-    return np.int64(block + 1)
+    state[_BLOCK] = block
+    state[_WHOSE] = whose
+    state[_EARLY] = early
+    state[_LATE] = late
+    state[_TOP] = top
+    state[_FILLED] = np.int64(to)
+    state[_TAKEN] = np.int64(taken)
+    return True
 
 
 @compiled
@@ -151,13 +192,18 @@ class _Samples:
 
 
 class SampleFeed(SampleReader):
-    """Reads samples, some pieces at a time: see :class:`hindsight.capture.conversion.stream.Feed`."""
+    """Reads samples, some pieces at a time: see :class:`hindsight.capture.conversion.stream.Feed`.
+
+    What is kept of them comes first in what it is given, then their times, places and kinds.
+    """
 
     def __init__(self, file: Foreign, data: PerfData, formats: list[EventFormat], advance: Advance) -> None:
         super().__init__(file, data, _PIECE_BYTES)
         self.bound = LATEST if self.ended else EARLIEST
-        self.room = _PIECES * self.piece_bytes
         self._advance = advance
+        self._kept_bytes = _PIECES * self.piece_bytes // _KEPT_LEAST * _KEPT_LEAST
+        self._most = self._kept_bytes // _KEPT_LEAST
+        self.room = self._kept_bytes + self._most * (8 + 4 + 2)
         self._kinds = len(formats)
         self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
         self._need = np.zeros(max(self._kinds, 1), np.uint64)
@@ -165,53 +211,56 @@ class SampleFeed(SampleReader):
             self._kind_of_id[kind.id] = number
             self._need[number] = max((kind.payload_bytes + 3) // 4, 1)
         self._piece_room = np.empty(self.piece_bytes, np.uint8)
-        most = self.piece_bytes // _SHORTEST + 64
-        self._owner, self._first, self._begin, self._low, self._high = np.empty((5, most), np.int64)
-        self._marks, self._tops = np.empty(2, np.int64), np.full(3, EARLIEST, np.int64)
-        self._before = EARLIEST
-        self._filled = 0
+        self._place, self._raw = np.empty((2, _TOGETHER), np.uint32)
+        self._cpu, self._event = np.empty((2, _TOGETHER), np.uint16)
+        self._size_of = np.zeros(of.MAX_CPU, np.int64)
+        most = _PIECES * (self.piece_bytes // _SHORTEST + 64)
+        self._owner, self._low, self._high = np.empty((3, most), np.int64)
+        self._first, self._begin = np.empty((2, most + 1), np.int64)
+        self._state = np.array([-1, -1, 0, 0, 0, 0, EARLIEST, EARLIEST, EARLIEST], np.int64)
         self._counted: list[tuple[np.ndarray, ...]] = []
 
     def read(self, into: np.ndarray) -> list[Block]:
         """The blocks of the next pieces. Raises what :meth:`step` does, Unsuited when it needs a copy."""
-        self._out, self._filled = into[: into.size // 8 * 8].view("<u8"), 0
-        self._blocks: list[Block] = []
-        while not self.ended and self._filled * 4 + self.piece_bytes <= into.size:
+        cuts = np.cumsum([self._kept_bytes, *(self._most * size for size in (8, 4, 2))]).tolist()
+        self._out = into[: cuts[0]].view("<u8")
+        views = zip(("<i8", "<u4", "<u2"), cuts[:-1], cuts[1:], strict=True)
+        self._ts, self._at, self._kind = (into[begin:end].view(dtype) for dtype, begin, end in views)
+        self._counts = np.zeros((self._owner.size, self._kinds), np.uint32)
+        self._state[:_TOP] = (-1, -1, 0, 0, 0, 0)
+        while not self.ended and int(self._state[_FILLED]) * 4 + self.piece_bytes <= self._kept_bytes:
             self._advance(self.step(self._piece_room))
-        if self.ended:
-            self.bound = LATEST
-        return self._blocks
+        self.bound = LATEST if self.ended else int(self._state[_BOUND])
+        return self._blocks()
 
-    def keep(self, words: np.ndarray, layout: Layouts, count: int, rounds: list[int]) -> None:
-        """Make blocks of the samples of a piece."""
+    def look(self, words: np.ndarray, layout: Layouts) -> None:
+        """Take the samples of a piece."""
         longs = words[: words.size // 2 * 2].view("<u8")
-        ts, at, kinds = np.empty(count, np.int64), np.empty(count, np.uint32), np.empty(count, np.uint16)
-        counts = np.zeros((self._owner.size - 1, self._kinds), np.uint32)
-        marks, tops = self._marks[: len(rounds)], self._tops[: len(rounds) + 1]
-        marks[:] = rounds
-        number = split_samples(
-            words, longs, layout.rows, self.place, self.raw, self.cpu, self.event, self._kind_of_id,
-            self._need, self._out, self._filled, ts, at, kinds, self._owner[:-1], self._first, self._begin,
-            self._low, self._high, counts, marks, tops,
-        )  # fmt: skip
-        if number < 0:
+        if not take_samples(
+            words, longs, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
+            self.last, self._size_of, self._place, self._raw, self._cpu, self._event, self.notes, self.tally,
+            self._kind_of_id, self._need, self._out, self._ts, self._at, self._kind, self._owner, self._first,
+            self._begin, self._low, self._high, self._counts, self._state,
+        ):  # fmt: skip
             raise Unsuited
-        # After a round nothing comes that happened before the end of the round before it.
-        for top in tops[1:].tolist():
-            self.bound, self._before = self._before, top
+
+    def _blocks(self) -> list[Block]:
+        number = int(self._state[_BLOCK]) + 1
         if not number:
-            return
+            return []
+        counts = self._counts[:number]
         cpus, lows, highs = (part[:number].copy() for part in (self._owner, self._low, self._high))
-        self._counted.append((cpus, lows, highs, counts[:number]))
-        begins, firsts = self._begin[: number + 1].tolist(), [*self._first[:number].tolist(), count]
-        self._filled = begins[-1]
+        self._counted.append((cpus, lows, highs, counts))
+        begins, firsts = self._begin[: number + 1].tolist(), self._first[: number + 1].tolist()
+        blocks = []
         for block, (cpu, low, high) in enumerate(
             zip(cpus.tolist(), lows.tolist(), highs.tolist(), strict=True)
         ):
             some = slice(firsts[block], firsts[block + 1])
             begin, size = begins[block], begins[block + 1] - begins[block]
-            filler = _Samples(ts[some], at[some], kinds[some], begin)
-            self._blocks.append(Block(cpu, begin * 4, size * 4, low, high, counts[block], filler))
+            filler = _Samples(self._ts[some], self._at[some], self._kind[some], begin)
+            blocks.append(Block(cpu, begin * 4, size * 4, low, high, counts[block], filler))
+        return blocks
 
     def counts(self) -> list[CpuCounts]:
         """What was read so far, by processor."""

@@ -12,7 +12,7 @@ from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData, compressed, take_record
 from hindsight.capture.imports.perf_sample import Layouts, layouts
 
-_SMALLEST = 32
+SMALLEST = 32
 """No sample with time, processor and a record is smaller, in bytes."""
 _AUXTRACE, _COMPRESSED, _COMPRESSED2 = 71, 81, 83
 _MOST_NOTES = 1 << 16
@@ -31,10 +31,9 @@ class Framed:
 
 
 class SampleReader:
-    """Walks the records; who inherits from it says in :meth:`keep` what becomes of the samples.
+    """Walks the records; who inherits from it says in :meth:`look` what becomes of the samples.
 
-    ``place``, ``raw``, ``cpu``, ``event``, ``size_of``: what was found in a piece, see
-    :func:`hindsight.capture.imports.reframe.find_samples`; ``size_of`` grows until it is set to zeros.
+    ``passed``, ``last``, ``notes``, ``tally``: see :func:`hindsight.capture.imports.reframe.find_samples`.
     """
 
     def __init__(self, file: Foreign, data: PerfData, piece_bytes: int) -> None:
@@ -45,23 +44,16 @@ class SampleReader:
         self.piece_bytes = min(piece_bytes, max(self.end - self.at, 0) // 8 * 8 + 8)
         """The most bytes that are looked at at once."""
         self.ended = self.at >= self.end
-        room = self.piece_bytes // _SMALLEST + 1
-        self.place, self.raw = np.empty((2, room), np.uint32)
-        self.cpu, self.event = np.empty((2, room), np.uint16)
-        self.size_of = np.zeros(of.MAX_CPU, np.int64)
-        self._notes = np.empty((room // 2 + 1, 5), np.int64)
-        self._tally = np.zeros(8, np.int64)
-        self._last = np.full(of.MAX_CPU, -1, np.int64)
-        self._passed = np.zeros(256, np.bool_)
-        self._passed[list(of.PASSED)] = True
+        self.last = np.full(of.MAX_CPU, -1, np.int64)
+        self.passed = np.zeros(256, np.bool_)
+        self.passed[list(of.PASSED)] = True
+        self.notes = np.empty((self.piece_bytes // SMALLEST // 2 + 1, 5), np.int64)
+        self.tally = np.zeros(5, np.int64)
         self._layouts: Layouts | None = None
         self._known = -1
 
-    def keep(self, words: np.ndarray, layout: Layouts, count: int, rounds: list[int]) -> None:
-        """Take in ``count`` samples of a piece (u32).
-
-        ``rounds``: how many of them came before each end of a round of perf's, of the last two in the piece.
-        """
+    def look(self, words: np.ndarray, layout: Layouts) -> None:
+        """Find the samples of a piece (u32), from its beginning on, and keep them."""
         raise NotImplementedError
 
     def step(self, room: np.ndarray) -> int:
@@ -100,16 +92,12 @@ class SampleReader:
         layout = self._layout()
         if layout is None:
             return self._before_events(words)
-        self._tally.fill(0)
-        of.find_samples(
-            words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self._passed,
-            self._last, self.size_of, self.place, self.raw, self.cpu, self.event, self._notes, self._tally,
-        )  # fmt: skip
-        used, count, bad, noted, why, rounds, before, last = self._tally.tolist()
-        self.keep(words, layout, count, [before, last][max(2 - rounds, 0) :])
+        self.tally.fill(0)
+        self.look(words, layout)
+        used, _, bad, noted, why = self.tally.tolist()
         self.done.bad += bad
         if noted:
-            self._note(self._notes[:noted])
+            self._note(self.notes[:noted])
         return used * 4, why
 
     def _before_events(self, words: np.ndarray) -> tuple[int, int]:
