@@ -24,14 +24,14 @@ from hindsight.capture.imports.perf_data import PerfData
 from hindsight.capture.imports.perf_sample import TIME_AT, Layouts
 from hindsight.capture.imports.sample_reader import SampleReader
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 512 << 10
 """What is read at once; it stays in the cache until it is copied."""
-_PIECES = 4
+_PIECES = 8
 """What is kept of so many pieces is kept together, at least."""
 _SHORTEST = 32 << 10
 """Bytes that follow each other of one processor, at least, on the average."""
-_TOGETHER = 512
-"""Samples that are looked at a second time while they are in the cache of the first level."""
+_TOGETHER = 1024
+"""Samples that are found, then copied, while they are in the cache; and of which those of one kind come together."""
 _KEPT_LEAST = 16
 """Bytes that are kept of a sample, at least."""
 
@@ -44,7 +44,7 @@ def take_samples(
     words: Any, longs: Any, rows: Any, ids: Any, whose: Any, id_at: Any, id_back: Any, passed: Any,
     last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any,
     kind_of_id: Any, need: Any, out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
-    low: Any, high: Any, counts: Any, state: Any,
+    low: Any, high: Any, counts: Any, room: Any, state: Any,
 ) -> bool:  # fmt: skip
     """Copy the records of the samples of a piece, and find blocks of one processor's that follow each other.
 
@@ -62,7 +62,7 @@ def take_samples(
         )  # fmt: skip
         if not _copy_samples(
             words, longs, rows, place, raw, cpu, event, tally[of.SAMPLES], kind_of_id, need, out, ts, at,
-            kinds, owner, first, begin, low, high, counts, state,
+            kinds, owner, first, begin, low, high, counts, room, state,
         ):  # fmt: skip
             return False
         why = tally[of.WHY]
@@ -83,16 +83,17 @@ def take_samples(
 def _copy_samples(
     words: Any, longs: Any, rows: Any, place: Any, raw: Any, cpu: Any, event: Any, count: Any,
     kind_of_id: Any, need: Any, out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
-    low: Any, high: Any, counts: Any, state: Any,
+    low: Any, high: Any, counts: Any, room: Any, state: Any,
 ) -> bool:  # fmt: skip
-    """Copy the records of ``count`` samples that were found.
+    """Copy the records of ``count`` samples that were found, those of one kind together: who reads them later
+    reads one kind after the other.
 
     ``longs``: the words as u64; ``kind_of_id`` u16[65536]; ``need`` u64[kinds] (words). ``out`` u64: the
     size of each record (u32) and the record. Of each sample: ``ts`` i64 (ns), ``at`` u32 (words in ``out`` to
     its record), ``kinds`` u16. Of each block: ``owner`` i64 (processor), ``first`` i64 (its first sample),
-    ``begin`` i64 (words in ``out``), ``low`` and ``high`` i64 (ns), ``counts`` u32[blocks, kinds], zeroed.
-    False when a sample is of no kind, too short or at no multiple of 8 bytes, or there are more blocks than
-    room.
+    ``begin`` i64 (words in ``out``, about), ``low`` and ``high`` i64 (ns), ``counts`` u32[blocks, kinds],
+    zeroed. ``room`` u64[kinds], zeroed, as it is afterwards. False when a sample is of no kind, too short or
+    at no multiple of 8 bytes, or there are more blocks than room.
     """
     one = np.uint64(1)
     block = state[_BLOCK]
@@ -103,12 +104,23 @@ def _copy_samples(
     to = np.uint64(state[_FILLED])
     taken = np.uint64(state[_TAKEN])
     for j in range(np.uint64(count)):
-        i = np.uint64(j)
-        where = np.uint64(raw[i])
+        where = np.uint64(raw[np.uint64(j)])
         size = np.uint64(words[where])
         kind = np.uint64(kind_of_id[np.uint64(words[where + one]) & np.uint64(0xFFFF)])
         if kind == np.uint64(UNKNOWN) or size >> np.uint64(2) < need[kind] or where & one:
             return False
+        kinds[taken + np.uint64(j)] = np.uint16(kind)
+        # One word more than the record, at most: of the same sample, whose size is a multiple of 8.
+        room[kind] += (size + np.uint64(11)) >> np.uint64(3)
+    target = to >> one
+    for j in range(room.size):
+        size = room[np.uint64(j)]
+        room[np.uint64(j)] = target
+        target += size
+    for j in range(np.uint64(count)):
+        i = np.uint64(j)
+        where = np.uint64(raw[i])
+        kind = np.uint64(kinds[taken])
         stamp = np.uint64(place[i]) + np.uint64(2) + np.uint64(rows[np.uint64(event[i]), TIME_AT])
         when = np.int64(of.long_at(words, stamp))
         if whose != np.int64(cpu[i]):
@@ -128,17 +140,18 @@ def _copy_samples(
         late = max(late, when)
         top = max(top, when)
         ts[taken] = when
-        kinds[taken] = np.uint16(kind)
         counts[np.uint64(block), kind] += np.uint32(1)
-        at[taken] = np.uint32(to + one)
+        there = room[kind]
+        at[taken] = np.uint32((there << one) + one)
         taken += one
-        # One word more than the record, at most: of the same sample, whose size is a multiple of 8.
         source = where >> one
-        target = to >> one
-        length = (size + np.uint64(11)) >> np.uint64(3)
+        length = (np.uint64(words[where]) + np.uint64(11)) >> np.uint64(3)
         for k in range(length):
-            out[target + np.uint64(k)] = longs[source + np.uint64(k)]
-        to += length << one
+            out[there + np.uint64(k)] = longs[source + np.uint64(k)]
+        room[kind] = there + length
+    for j in range(room.size):
+        room[np.uint64(j)] = 0
+    to = target << one
     state[_BLOCK] = block
     state[_WHOSE] = whose
     state[_EARLY] = early
@@ -210,6 +223,7 @@ class SampleFeed(SampleReader):
         for number, kind in enumerate(formats):
             self._kind_of_id[kind.id] = number
             self._need[number] = max((kind.payload_bytes + 3) // 4, 1)
+        self._placing = np.zeros(max(self._kinds, 1), np.uint64)
         self._piece_room = np.empty(self.piece_bytes, np.uint8)
         self._place, self._raw = np.empty((2, _TOGETHER), np.uint32)
         self._cpu, self._event = np.empty((2, _TOGETHER), np.uint16)
@@ -240,7 +254,7 @@ class SampleFeed(SampleReader):
             words, longs, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
             self.last, self._size_of, self._place, self._raw, self._cpu, self._event, self.notes, self.tally,
             self._kind_of_id, self._need, self._out, self._ts, self._at, self._kind, self._owner, self._first,
-            self._begin, self._low, self._high, self._counts, self._state,
+            self._begin, self._low, self._high, self._counts, self._placing, self._state,
         ):  # fmt: skip
             raise Unsuited
 
