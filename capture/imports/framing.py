@@ -31,7 +31,7 @@ class Framer(SampleReader):
         self._out = np.empty(self.piece_bytes // 4, np.uint32)
         room = self.piece_bytes // SMALLEST + 1
         self._place, self._raw = np.empty((2, room), np.uint32)
-        self._cpu, self._event = np.empty((2, room), np.uint16)
+        self._cpu, self._ts = np.empty(room, np.uint16), np.empty(room, np.int64)
         self._size_of = np.zeros(of.MAX_CPU, np.int64)
 
     def run(self, advance: Callable[[int], None]) -> Framed:
@@ -46,14 +46,14 @@ class Framer(SampleReader):
         self._size_of.fill(0)
         of.find_samples(
             words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
-            self.last, self._size_of, self._place, self._raw, self._cpu, self._event, self.notes, self.tally,
+            self.last, self._size_of, self._place, self._raw, self._cpu, self._ts, self.notes, self.tally,
             False,
         )  # fmt: skip
         cursor = np.cumsum(self._size_of) - self._size_of
         begin = cursor.copy()
         some = slice(0, int(self.tally[of.SAMPLES]))
-        samples = self._place[some], self._raw[some], self._cpu[some], self._event[some]
-        of.copy_samples(words, layout.rows, layout.id_at, *samples, cursor, self._out)
+        samples = self._place[some], self._raw[some], self._cpu[some], self._ts[some]
+        of.copy_samples(words, layout.id_at, *samples, cursor, self._out)
         for number in np.flatnonzero(self._size_of).tolist():
             self._write(number, self._out[begin[number] : cursor[number]])
 

@@ -100,14 +100,14 @@ def raw_place(words: Any, body: Any, end: Any, rows: Any, mine: Any) -> Any:
 @compiled
 def find_samples(
     words: Any, rows: Any, ids: Any, owner: Any, id_at: Any, id_back: Any, passed: Any,
-    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any, rounds: bool,
+    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, ts: Any, notes: Any, tally: Any, rounds: bool,
 ) -> None:  # fmt: skip
     """Find the samples in whole records from word ``tally[AT]`` of ``words`` (u32) on.
 
     ``rows`` … ``id_back`` as in :class:`hindsight.capture.imports.perf_sample.Layouts`; ``passed`` bool[256]:
     which of perf's own records say nothing. ``last`` i64[MAX_CPU]: the latest sample of each processor so
     far, ns. Per sample: ``place`` u32 (words to the record), ``raw`` u32 (words to the size of its data),
-    ``cpu`` u16, ``event`` u16 (a place in ``rows``); ``size_of`` i64[MAX_CPU]: words that the samples of each
+    ``cpu`` u16, ``ts`` i64 (ns); ``size_of`` i64[MAX_CPU]: words that the samples of each
     processor will take. ``notes`` i64[n, 5]: what was lost: kind of record, processor, from, to (ns), events
     (-1 = unknown). ``tally`` i64[5]: the samples are those of this call, all else goes on. ``rounds``: stop
     after the end of a round.
@@ -170,7 +170,7 @@ def find_samples(
                             place[found] = np.uint32(at)
                             raw[found] = np.uint32(where)
                             cpu[found] = np.uint16(number)
-                            event[found] = np.uint16(whose)
+                            ts[found] = np.int64(stamp)
                             found += one
                             # Header, identifier, time, size, record: a multiple of 8 bytes.
                             taken = (np.uint64(28) + payload + np.uint64(7)) >> np.uint64(3)
@@ -220,7 +220,7 @@ def find_samples(
 
 @compiled
 def copy_samples(
-    words: Any, rows: Any, id_at: Any, place: Any, raw: Any, cpu: Any, event: Any, cursor: Any, out: Any
+    words: Any, id_at: Any, place: Any, raw: Any, cpu: Any, ts: Any, cursor: Any, out: Any
 ) -> None:
     """Copy what :func:`find_samples` found; ``cursor`` i64[MAX_CPU]: where each processor's go in ``out``."""
     one = np.uint64(1)
@@ -240,9 +240,9 @@ def copy_samples(
         out[at + one] = np.uint32(length << np.uint64(18))
         out[at + two] = np.uint32(identifier)
         out[at + np.uint64(3)] = np.uint32(identifier >> np.uint64(32))
-        time = body + np.uint64(rows[np.uint64(event[sample]), TIME_AT])
-        out[at + np.uint64(4)] = words[time]
-        out[at + np.uint64(5)] = words[time + one]
+        time = np.uint64(ts[sample])
+        out[at + np.uint64(4)] = np.uint32(time & np.uint64(0xFFFFFFFF))
+        out[at + np.uint64(5)] = np.uint32(time >> np.uint64(32))
         out[at + np.uint64(6)] = np.uint32(payload)
         target = at + np.uint64(7)
         source = where + one

@@ -21,7 +21,7 @@ from hindsight.capture.formats import EventFormat
 from hindsight.capture.imports import reframe as of
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData
-from hindsight.capture.imports.perf_sample import TIME_AT, Layouts
+from hindsight.capture.imports.perf_sample import Layouts
 from hindsight.capture.imports.sample_reader import SampleReader
 
 _PIECE_BYTES = 512 << 10
@@ -31,7 +31,7 @@ _PIECES = 8
 _SHORTEST = 32 << 10
 """Bytes that follow each other of one processor, at least, on the average."""
 _TOGETHER = 1024
-"""Samples that are found, then copied, while they are in the cache; and of which those of one kind come together."""
+"""Samples that are found, then copied while they are in the cache; of these, those of one kind together."""
 _KEPT_LEAST = 16
 """Bytes that are kept of a sample, at least."""
 
@@ -42,27 +42,27 @@ _BLOCK, _WHOSE, _EARLY, _LATE, _FILLED, _TAKEN, _TOP, _BEFORE, _BOUND = range(9)
 @compiled
 def take_samples(
     words: Any, longs: Any, rows: Any, ids: Any, whose: Any, id_at: Any, id_back: Any, passed: Any,
-    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, event: Any, notes: Any, tally: Any,
+    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, when: Any, notes: Any, tally: Any,
     kind_of_id: Any, need: Any, out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
     low: Any, high: Any, counts: Any, room: Any, state: Any,
 ) -> bool:  # fmt: skip
     """Copy the records of the samples of a piece, and find blocks of one processor's that follow each other.
 
     ``words`` … ``tally`` as in :func:`hindsight.capture.imports.reframe.find_samples` (``whose`` is its
-    ``owner``), with room for some samples; the rest as in :func:`_copy_samples`. False when that cannot be
-    done. ``state`` i64[9]: the last block, its processor, its earliest and latest sample; words (u32) of
-    ``out`` and samples that are taken; the latest sample so far, that at the end of the last round, that at
-    the end of the round before it: nothing comes that happened before.
+    ``owner``, ``when`` its ``ts``), with room for some samples; the rest as in :func:`_copy_samples`. False
+    when that cannot be done. ``state`` i64[9]: the last block, its processor, its earliest and latest sample;
+    words (u32) of ``out`` and samples that are taken; the latest sample so far, that at the end of the last
+    round, that at the end of the round before it: nothing comes that happened before.
     """
     going = True
     while going:
         of.find_samples(
-            words, rows, ids, whose, id_at, id_back, passed, last, size_of, place, raw, cpu, event, notes,
+            words, rows, ids, whose, id_at, id_back, passed, last, size_of, place, raw, cpu, when, notes,
             tally, True,
         )  # fmt: skip
         if not _copy_samples(
-            words, longs, rows, place, raw, cpu, event, tally[of.SAMPLES], kind_of_id, need, out, ts, at,
-            kinds, owner, first, begin, low, high, counts, room, state,
+            words, longs, raw, cpu, when, tally[of.SAMPLES], kind_of_id, need, out, ts, at, kinds, owner,
+            first, begin, low, high, counts, room, state,
         ):  # fmt: skip
             return False
         why = tally[of.WHY]
@@ -81,9 +81,9 @@ def take_samples(
 
 @compiled
 def _copy_samples(
-    words: Any, longs: Any, rows: Any, place: Any, raw: Any, cpu: Any, event: Any, count: Any,
-    kind_of_id: Any, need: Any, out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any,
-    low: Any, high: Any, counts: Any, room: Any, state: Any,
+    words: Any, longs: Any, raw: Any, cpu: Any, when: Any, count: Any, kind_of_id: Any, need: Any,
+    out: Any, ts: Any, at: Any, kinds: Any, owner: Any, first: Any, begin: Any, low: Any, high: Any,
+    counts: Any, room: Any, state: Any,
 ) -> bool:  # fmt: skip
     """Copy the records of ``count`` samples that were found, those of one kind together: who reads them later
     reads one kind after the other.
@@ -121,8 +121,7 @@ def _copy_samples(
         i = np.uint64(j)
         where = np.uint64(raw[i])
         kind = np.uint64(kinds[taken])
-        stamp = np.uint64(place[i]) + np.uint64(2) + np.uint64(rows[np.uint64(event[i]), TIME_AT])
-        when = np.int64(of.long_at(words, stamp))
+        stamp = when[i]
         if whose != np.int64(cpu[i]):
             if block >= 0:
                 low[block] = early
@@ -134,12 +133,12 @@ def _copy_samples(
             owner[block] = whose
             first[block] = np.int64(taken)
             begin[block] = np.int64(to)
-            early = when
-            late = when
-        early = min(early, when)
-        late = max(late, when)
-        top = max(top, when)
-        ts[taken] = when
+            early = stamp
+            late = stamp
+        early = min(early, stamp)
+        late = max(late, stamp)
+        top = max(top, stamp)
+        ts[taken] = stamp
         counts[np.uint64(block), kind] += np.uint32(1)
         there = room[kind]
         at[taken] = np.uint32((there << one) + one)
@@ -226,7 +225,7 @@ class SampleFeed(SampleReader):
         self._placing = np.zeros(max(self._kinds, 1), np.uint64)
         self._piece_room = np.empty(self.piece_bytes, np.uint8)
         self._place, self._raw = np.empty((2, _TOGETHER), np.uint32)
-        self._cpu, self._event = np.empty((2, _TOGETHER), np.uint16)
+        self._cpu, self._when = np.empty(_TOGETHER, np.uint16), np.empty(_TOGETHER, np.int64)
         self._size_of = np.zeros(of.MAX_CPU, np.int64)
         most = _PIECES * (self.piece_bytes // _SHORTEST + 64)
         self._owner, self._low, self._high = np.empty((3, most), np.int64)
@@ -252,7 +251,7 @@ class SampleFeed(SampleReader):
         longs = words[: words.size // 2 * 2].view("<u8")
         if not take_samples(
             words, longs, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
-            self.last, self._size_of, self._place, self._raw, self._cpu, self._event, self.notes, self.tally,
+            self.last, self._size_of, self._place, self._raw, self._cpu, self._when, self.notes, self.tally,
             self._kind_of_id, self._need, self._out, self._ts, self._at, self._kind, self._owner, self._first,
             self._begin, self._low, self._high, self._counts, self._placing, self._state,
         ):  # fmt: skip
