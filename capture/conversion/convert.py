@@ -290,7 +290,12 @@ class _Conversion:
                 here = [trace.kinds[n] for n in order if trace.kinds[n].table is not None]
                 for kind in here:
                     if kind.number not in writers:
-                        writers[kind.number] = self._writer(kind, directory, groups)
+                        writer = self._writer(kind, directory, groups)
+                        if any(writer.table == other.table for other in writers.values()):
+                            raise VerificationError(
+                                f"{self.recording.path}: two kinds of events have the name {writer.table}"
+                            )
+                        writers[kind.number] = writer
 
                 def one(kind: Kind, cpus: Any = cpus) -> None:
                     writer = writers[kind.number]

@@ -23,6 +23,7 @@ from hindsight.capture.conversion.workers import NONE, Workers
 MOST_BYTES = 128 << 20
 """Raw trace that is held, at most: what is in more disorder than that is indexed first."""
 _MOST_SLOTS = 1 << 12
+"""However small they are."""
 
 
 class Unsuited(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -17,6 +18,7 @@ from hindsight.capture.formats import parse_event, parse_header_page
 from hindsight.capture.imports import feeds, framing, sample_feed
 from hindsight.capture.imports import pages as pages_of
 from hindsight.capture.imports.importing import import_files
+from hindsight.errors import VerificationError
 
 sys.path.insert(1, str(Path(__file__).resolve().parent))
 import built
@@ -186,6 +188,29 @@ def test_pages_in_any_order(
     one = tables(tmp_path / "once")
     assert sum(data.num_rows for data in one.values()) > 500
     equal(one, tables(tmp_path / "indexed"))
+
+
+def test_two_events_of_one_name_are_refused(
+    tmp_path: Path, source: built.Recorded, events: dict[int, list[Event]]
+) -> None:
+    runs = sorted(chain.from_iterable(events.values()), key=lambda event: event[:2])
+    text = source.formats["syscalls/sys_enter_read"]
+    (number,) = re.findall(rb"ID: (\d+)", text)
+    twice = 60_000
+    both = [e for e in runs if e[2] == int(number)]
+    assert len(both) > 1
+    ts, cpu, _, raw = both[0]
+    both[0] = (ts, cpu, twice, twice.to_bytes(2, "little") + raw[2:])
+    source.formats["syscalls/another"] = text.replace(b"ID: " + number, b"ID: %d" % twice)
+    file = tmp_path / "perf.data"
+    try:
+        ids = [int(number), twice]
+        file.write_bytes(built.perf_file(source, ids, built.samples(both, ids)))
+    finally:
+        del source.formats["syscalls/another"]
+    with pytest.raises(VerificationError, match="two kinds of events have the name sys_enter_read"):
+        import_files([file], tmp_path / "out")
+    assert not list((tmp_path / "out").glob("host=*"))
 
 
 def test_unusable_sample_is_copied(
