@@ -22,7 +22,7 @@ from hindsight.capture.imports import reframe as of
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData
 from hindsight.capture.imports.perf_sample import Layouts
-from hindsight.capture.imports.sample_reader import SampleReader
+from hindsight.capture.imports.sample_reader import SMALLEST, SampleReader
 
 _PIECE_BYTES = 512 << 10
 """What is read at once; it stays in the cache until it is copied."""
@@ -32,8 +32,8 @@ _SHORTEST = 32 << 10
 """Bytes that follow each other of one processor, at least, on the average."""
 _TOGETHER = 1024
 """Samples that are found, then copied while they are in the cache; of these, those of one kind together."""
-_KEPT_LEAST = 16
-"""Bytes that are kept of a sample, at least."""
+_KEPT_MEAN = 32
+"""Bytes that are kept of a sample, on the average. Of smaller ones fewer pieces are kept together."""
 
 # The state of a feed.
 _BLOCK, _WHOSE, _EARLY, _LATE, _FILLED, _TAKEN, _TOP, _BEFORE, _BOUND = range(9)
@@ -213,8 +213,9 @@ class SampleFeed(SampleReader):
         super().__init__(file, data, _PIECE_BYTES)
         self.bound = LATEST if self.ended else EARLIEST
         self._advance = advance
-        self._kept_bytes = _PIECES * self.piece_bytes // _KEPT_LEAST * _KEPT_LEAST
-        self._most = self._kept_bytes // _KEPT_LEAST
+        self._kept_bytes = _PIECES * self.piece_bytes // 64 * 64
+        self._piece_most = self.piece_bytes // SMALLEST + 1
+        self._most = max(self._kept_bytes // _KEPT_MEAN, self._piece_most) // 8 * 8 + 8
         self.room = self._kept_bytes + self._most * (8 + 4 + 2)
         self._kinds = len(formats)
         self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
@@ -241,10 +242,16 @@ class SampleFeed(SampleReader):
         self._ts, self._at, self._kind = (into[begin:end].view(dtype) for dtype, begin, end in views)
         self._counts = np.zeros((self._owner.size, self._kinds), np.uint32)
         self._state[:_TOP] = (-1, -1, 0, 0, 0, 0)
-        while not self.ended and int(self._state[_FILLED]) * 4 + self.piece_bytes <= self._kept_bytes:
+        while not self.ended and self._has_room():
             self._advance(self.step(self._piece_room))
         self.bound = LATEST if self.ended else int(self._state[_BOUND])
         return self._blocks()
+
+    def _has_room(self) -> bool:
+        filled, taken = self._state[[_FILLED, _TAKEN]].tolist()
+        return bool(
+            filled * 4 + self.piece_bytes <= self._kept_bytes and taken + self._piece_most <= self._most
+        )
 
     def look(self, words: np.ndarray, layout: Layouts) -> None:
         """Take the samples of a piece."""
