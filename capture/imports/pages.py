@@ -32,8 +32,8 @@ from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.capture.imports import facts
 from hindsight.capture.imports.compression import Filling, write_all
 from hindsight.capture.imports.facts import Counts, Keys, Origin
-from hindsight.capture.imports.feeds import page_feeds
 from hindsight.capture.imports.foreign import Foreign
+from hindsight.capture.imports.page_feed import page_feeds
 from hindsight.capture.imports.trace_dat import Buffer, CpuPages, TraceDat, read_trace_dat
 from hindsight.capture.segments.segment import open_regular
 from hindsight.errors import VerificationError

@@ -15,7 +15,7 @@ from reference import reference
 
 from hindsight.capture.conversion import stream
 from hindsight.capture.formats import parse_event, parse_header_page
-from hindsight.capture.imports import feeds, framing, sample_feed
+from hindsight.capture.imports import framing, page_feed, sample_feed
 from hindsight.capture.imports import pages as pages_of
 from hindsight.capture.imports.importing import import_files
 from hindsight.errors import VerificationError
@@ -178,8 +178,8 @@ def test_pages_in_any_order(
         return load(self, *args)
 
     monkeypatch.setattr(pages_of._Loader, "load", spy)
-    monkeypatch.setattr(feeds, "_LARGEST", 4096)
-    monkeypatch.setattr(feeds, "_SMALLEST", 4096)
+    monkeypatch.setattr(page_feed, "_LARGEST", 4096)
+    monkeypatch.setattr(page_feed, "_SMALLEST", 4096)
     import_files([file], tmp_path / "once", slice_bytes=8192)
     assert bool(indexed) == disorder
     monkeypatch.setattr(pages_of._Loader, "stream", lambda self, advance: None)

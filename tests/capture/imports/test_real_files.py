@@ -95,7 +95,7 @@ def test_the_result_does_not_depend_on_how_it_is_made(
 ) -> None:
     """In pieces, in slices, on threads; in one pass, or indexed first."""
     import_files([trace(name)], tmp_path / "a", jobs=1)
-    for piece in ("sample_feed._PIECE_BYTES", "framing._PIECE_BYTES", "feeds._LARGEST"):
+    for piece in ("sample_feed._PIECE_BYTES", "framing._PIECE_BYTES", "page_feed._LARGEST"):
         monkeypatch.setattr(f"hindsight.capture.imports.{piece}", 70_000)
     import_files([trace(name)], tmp_path / "b", jobs=2, slice_bytes=50_000)
     monkeypatch.setattr("hindsight.capture.imports.pages._Loader.stream", lambda self, advance: None)
