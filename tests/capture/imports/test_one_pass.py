@@ -190,6 +190,38 @@ def test_pages_in_any_order(
     equal(one, tables(tmp_path / "indexed"))
 
 
+def test_payloads_of_any_length(
+    tmp_path: Path, source: built.Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sizes are written over the pages: a block that two slices need is decoded twice all the same."""
+    formats = dict(source.formats)
+    source.formats.clear()
+    # Of a system that nobody knows: all tables are derived, and texts are of any length.
+    source.formats.update({f"unknown/{name.split('/')[1]}": text for name, text in formats.items()})
+    file = tmp_path / "trace.dat"
+    try:
+        file.write_bytes(built.version7(source, "none"))
+    finally:
+        source.formats.clear()
+        source.formats.update(formats)
+    saved = []
+    decode = stream._decode
+
+    def spy(blocks: list[stream.Block], memory: Any, earliest: int, latest: int, *rest: Any) -> object:
+        saved.extend(b for b in blocks if b.overwrites and b.high > latest and b.low <= latest)
+        return decode(blocks, memory, earliest, latest, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "_decode", spy)
+        patch.setattr(page_feed, "_LARGEST", 16384)
+        patch.setattr(page_feed, "_SMALLEST", 16384)
+        import_files([file], tmp_path / "once", slice_bytes=4096)
+        patch.setattr(pages_of._Loader, "stream", lambda self, advance: None)
+        import_files([file], tmp_path / "indexed")
+    assert saved
+    equal(tables(tmp_path / "once"), tables(tmp_path / "indexed"))
+
+
 def test_two_events_of_one_name_are_refused(
     tmp_path: Path, source: built.Recorded, events: dict[int, list[Event]]
 ) -> None:
