@@ -27,8 +27,7 @@ _PAGE_BYTES = 64 << 10
 """Of a page, before it is compressed: it stays in the cache. Arrow's sizes of both take a tenth longer."""
 
 ROW_GROUP = 1 << 16
-"""Rows of a row group. In larger ones the memory of columns and encoders is fresh each time, and clearing its
-pages takes longer than what they save."""
+"""Rows of a row group. Larger ones save no time, and take more memory; smaller ones take longer."""
 BUFFER_BYTES = 192 << 20
 """What the rows may take that wait for their row group to be complete, in all tables together."""
 _CODE_BYTES = 4

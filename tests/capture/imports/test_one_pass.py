@@ -52,10 +52,15 @@ def tables(out: Path) -> dict[str, pa.Table]:
 
 
 def rounds(events: list[Event], size: int, numbers: list[int]) -> bytes:
-    """Samples in order of time, as perf finds them: in rounds of ``size``, one processor after the other."""
+    """Samples as perf finds them: in rounds of ``size``, one processor after the other. What happens on the
+    last processor while a round is written is found in the next one.
+    """
+    last = max(cpu for _, cpu, _, _ in events)
+    places = [n + (size // 2 if event[1] == last else 0) for n, event in enumerate(events)]
+    found = [events[n] for n in sorted(range(len(events)), key=places.__getitem__)]
     out = []
-    for begin in range(0, len(events), size):
-        some = sorted(events[begin : begin + size], key=lambda event: event[1])
+    for begin in range(0, len(found), size):
+        some = sorted(found[begin : begin + size], key=lambda event: event[1])
         out += [built.samples(some, numbers), built.record(sample_feed.of.FINISHED_ROUND, b"")]
     return b"".join(out)
 
