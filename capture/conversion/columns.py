@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -190,16 +190,16 @@ class Layout:
         self.rows = rows
         self.numbers = [source for source in plan if source.column.dtype != "str"]
         self.texts = [source for source in plan if source.column.dtype == "str"]
-        fields = [_field(kind, source, rows) for source in self.numbers]
+        fields = [(*number_field(kind, s), rows.begins[s.column.name]) for s in self.numbers]
         self.fields = np.array(fields, np.int64).reshape(-1, 7)
         self.kept = np.array([source.keep for source in self.numbers], np.uint64)
         self.lost = np.zeros(len(self.numbers), np.uint64)
 
 
-def _field(kind: EventFormat, source: Source, rows: Rows) -> tuple[int, ...]:
-    """A row of ``fields`` of :func:`hindsight.capture.conversion.gather.gather_rows`."""
+def number_field(kind: EventFormat, source: Source) -> tuple[int, int, bool, int, int, int]:
+    """A row of ``fields`` of :func:`hindsight.capture.conversion.gather.gather_rows`, but its last."""
     field, column = source.field, source.column
-    width = rows.numbers[column.name].itemsize
+    width = np.dtype(numpy_dtype(column)).itemsize
     # An argument of a system call fills a register, of which the kernel uses what its type has (mmap's
     # descriptor is an unsigned long, -1 comes in both widths). Elsewhere nothing may be cut off.
     if column.dtype == "bool":
@@ -208,7 +208,73 @@ def _field(kind: EventFormat, source: Source, rows: Rows) -> tuple[int, ...]:
         strict = CUT
     else:
         strict = ZEROS if column.dtype[0] == "u" else SIGNS
-    return field.offset, field.size, field.signed, source.shift, strict, width, rows.begins[column.name]
+    return field.offset, field.size, field.signed, source.shift, strict, width
+
+
+def check_lost(kind: EventFormat, numbers: Sequence[Source], lost: np.ndarray) -> None:
+    """Raises VerificationError when ``lost`` (u64, of each of ``numbers``) says that a value does not fit."""
+    for number in np.flatnonzero(lost).tolist():
+        column = numbers[number].column
+        raise VerificationError(f"{kind.name}: values of {column.name} do not fit {column.dtype}")
+
+
+def texts_of(
+    kind: EventFormat, wanted: Sequence[Source], words: np.ndarray, at: np.ndarray
+) -> dict[str, Text]:
+    """Text columns of some rows: ``at`` u32 are their payloads in ``words`` (u32).
+
+    Raises VerificationError for a text that is too long, or is not where it is said to be.
+    """
+    return {
+        s.column.name: text_of(kind, s.field, words, at)
+        if s.span is None
+        else bytes_of(kind, s.field, s.span, words, at)
+        for s in wanted
+    }
+
+
+def text_of(kind: EventFormat, field: Field, words: np.ndarray, at: np.ndarray) -> Text:
+    """A text field of some rows, as codes into its distinct values.
+
+    Raises VerificationError for a text that is longer than 256 bytes or lies beyond the words.
+    """
+    width = _TEXT_LIMIT if field.data_loc else field.size
+    raw = np.zeros((at.size, (width + 7) // 8 * 8), np.uint8)
+    bad = gather_bytes(words, at, field.offset, width, field.data_loc, words.size, raw)
+    if bad:
+        raise VerificationError(f"{kind.name}: {bad} values of {field.name} are damaged or too long")
+    return intern(raw)
+
+
+def bytes_of(kind: EventFormat, field: Field, span: Span, words: np.ndarray, at: np.ndarray) -> Text:
+    """Bytes of any length of some rows, as codes into the distinct ones.
+
+    The word before each payload holds its size. Raises VerificationError when bytes lie beyond it.
+    """
+    start, size = np.empty(at.size, np.uint64), np.empty(at.size, np.uint64)
+    if find_spans(words, at, field.offset, field.size, span.where, span.text, start, size):
+        raise VerificationError(f"{kind.name}: values of {field.name} lie beyond their event")
+    first, codes = np.empty(at.size, np.int64), np.empty(at.size, np.int32)
+    slots = np.full(1 << (2 * at.size).bit_length(), -1, np.int64)
+    data = words.view(np.uint8)
+    count = number_spans(data, start, size, slots, first, codes)
+    values = []
+    for row in first[:count].tolist():
+        begin = int(start[row])
+        value = data[begin : begin + int(size[row])].tobytes()
+        values.append(value if span.text else value.hex().encode())
+    return Text(codes, values)
+
+
+class EventRows(Protocol):
+    """The rows of one kind of event, in order of (ts, cpu, position)."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+
+    def into(self, layout: Layout, rows: slice, place: int) -> dict[str, Text]:
+        """See :meth:`EventTable.into`."""
 
 
 class EventTable:
@@ -232,39 +298,8 @@ class EventTable:
         self.cpu = self._run.cpu
 
     def text(self, field: Field, rows: slice = slice(None)) -> Text:
-        """A text field of some rows, as codes into its distinct values.
-
-        Raises VerificationError for a text that is longer than 256 bytes or lies beyond the pages.
-        """
-        width = _TEXT_LIMIT if field.data_loc else field.size
-        at = self._run.at[rows]
-        raw = np.zeros((at.size, (width + 7) // 8 * 8), np.uint8)
-        bad = gather_bytes(self._words, at, field.offset, width, field.data_loc, self._words.size, raw)
-        if bad:
-            raise VerificationError(
-                f"{self._kind.name}: {bad} values of {field.name} are damaged or too long"
-            )
-        return intern(raw)
-
-    def spans(self, field: Field, span: Span, rows: slice = slice(None)) -> Text:
-        """Bytes of any length of some rows, as codes into the distinct ones.
-
-        The word before each payload holds its size. Raises VerificationError when bytes lie beyond it.
-        """
-        at = self._run.at[rows]
-        start, size = np.empty(at.size, np.uint64), np.empty(at.size, np.uint64)
-        if find_spans(self._words, at, field.offset, field.size, span.where, span.text, start, size):
-            raise VerificationError(f"{self._kind.name}: values of {field.name} lie beyond their event")
-        first, codes = np.empty(at.size, np.int64), np.empty(at.size, np.int32)
-        slots = np.full(1 << (2 * at.size).bit_length(), -1, np.int64)
-        data = self._words.view(np.uint8)
-        count = number_spans(data, start, size, slots, first, codes)
-        values = []
-        for row in first[:count].tolist():
-            begin = int(start[row])
-            value = data[begin : begin + int(size[row])].tobytes()
-            values.append(value if span.text else value.hex().encode())
-        return Text(codes, values)
+        """See :func:`text_of`."""
+        return text_of(self._kind, field, self._words, self._run.at[rows])
 
     def into(self, layout: Layout, rows: slice, place: int) -> dict[str, Text]:
         """Store the columns of some rows: numbers in those of ``layout``, from row ``place`` on; texts are
@@ -279,13 +314,8 @@ class EventTable:
             self._words, self._run.at, rows.start, rows.stop, layout.fields, layout.kept, *layout.rows.views,
             place, layout.lost,
         )  # fmt: skip
-        for number in np.flatnonzero(layout.lost).tolist():
-            column = layout.numbers[number].column
-            raise VerificationError(f"{self._kind.name}: values of {column.name} do not fit {column.dtype}")
-        return {
-            s.column.name: self.text(s.field, rows) if s.span is None else self.spans(s.field, s.span, rows)
-            for s in layout.texts
-        }
+        check_lost(self._kind, layout.numbers, layout.lost)
+        return texts_of(self._kind, layout.texts, self._words, self._run.at[rows])
 
     def columns(self, table: Table) -> dict[str, Values]:
         """The columns of ``table`` (see :mod:`hindsight.capture.schema`), in its order.

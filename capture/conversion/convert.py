@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from hindsight.capture.conversion.census import Census
-from hindsight.capture.conversion.columns import EventTable
-from hindsight.capture.conversion.events import InstanceTrace, Kind, Trace, index_segment, tables_of
+from hindsight.capture.conversion.events import EventSlice, InstanceTrace, Kind, Trace, index_segment, tables_of
 from hindsight.capture.conversion.facttables import FACT_TABLES, fact_tables, renaming
 from hindsight.capture.conversion.generic import Addresses, generic_renaming
 from hindsight.capture.conversion.index import Advance, CpuCounts, RawIndex
@@ -283,8 +282,8 @@ class _Conversion:
         """
         writers: dict[int, TableWriter] = {}
         try:
-            for cpus, fresh in trace.slices(self.workers, self.job.slice_bytes, self.job.scratch):
-                found = np.sum([cpu.counts for cpu in cpus], axis=0) if cpus else np.empty(0, np.int64)
+            for events, fresh in trace.slices(self.workers, self.job.slice_bytes, self.job.scratch):
+                found = events.counts
                 # The largest first: they decide how long a slice takes.
                 order = np.argsort(-found, kind="stable")[: np.count_nonzero(found)].tolist()
                 here = [trace.kinds[n] for n in order if trace.kinds[n].table is not None]
@@ -297,16 +296,15 @@ class _Conversion:
                             )
                         writers[kind.number] = writer
 
-                def one(kind: Kind, cpus: Any = cpus) -> None:
+                def one(kind: Kind, events: EventSlice = events) -> None:
                     writer = writers[kind.number]
-                    events = EventTable(kind.number, kind.format, cpus)
-                    writer.append(events, self.census.watch(trace.name, writer.table))
+                    writer.append(events.table(kind), self.census.watch(trace.name, writer.table))
 
                 self.workers.each(one, here)
                 waiting = sum(writer.waiting_bytes for writer in writers.values())
                 if groups is None and waiting > BUFFER_BYTES:
                     raise Unsuited
-                self.progress.advance(fresh, sum(cpu.events for cpu in cpus))
+                self.progress.advance(fresh, int(found.sum()))
             self.workers.each(lambda writer: writer.close(), writers.values())
         finally:
             for writer in writers.values():

@@ -319,10 +319,6 @@ class PageDecoder:
             [self.page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64
         )
 
-    def overwrites(self, counts: np.ndarray) -> bool:
-        """Whether filling writes over words, as payloads have any length. ``counts``: events of each kind."""
-        return bool(self._sized) and bool(counts[list(self._sized)].any())
-
     def count(self, words: np.ndarray, block_pages: int | None = None) -> PageCounts:
         """Count the events of each kind in every block of ``block_pages`` pages (None: one block)."""
         pages = words.size // self.page_words

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hindsight.capture.conversion.columns import Source, sources
+import numpy as np
+
+from hindsight.capture.conversion.columns import EventRows, EventTable, Source, sources
 from hindsight.capture.conversion.decode import CpuEvents, PageDecoder
 from hindsight.capture.conversion.generic import Generic, generic_table, misfit
 from hindsight.capture.conversion.index import Advance, RawIndex, index_pages
@@ -39,7 +41,34 @@ class Kind:
         return sources(self.format, self.table) if self.generic is None else self.generic.sources
 
 
-Slices = Iterator[tuple[list[CpuEvents], int]]
+class EventSlice(Protocol):
+    """The events of a slice of time; ``counts``: of each kind, i64[kinds]."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """See above."""
+
+    def table(self, kind: Kind) -> EventRows:
+        """The rows of one kind."""
+
+
+@dataclass(frozen=True)
+class DecodedSlice:
+    """A slice of what was indexed: the events of each processor."""
+
+    cpus: list[CpuEvents]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Events of each kind, i64[kinds]."""
+        return np.sum([cpu.counts for cpu in self.cpus], axis=0) if self.cpus else np.empty(0, np.int64)
+
+    def table(self, kind: Kind) -> EventTable:
+        """The rows of one kind."""
+        return EventTable(kind.number, kind.format, self.cpus)
+
+
+Slices = Iterator[tuple[EventSlice, int]]
 
 
 class Trace(Protocol):
@@ -83,14 +112,14 @@ class InstanceTrace:
 
     def slices(
         self, workers: Workers = NONE, slice_bytes: int = SLICE_BYTES, scratch: Scratch | None = None
-    ) -> Slices:
+    ) -> Iterator[tuple[DecodedSlice, int]]:
         """The events of each slice of time, and the bytes of raw trace that it was the first to read.
 
         Events are valid until the next slice is asked for; they are in the memory of ``scratch``.
         """
         scratch = scratch or Scratch()
         for part in cut(self.cpus, slice_bytes):
-            yield decode_slice(part, self.cpus, scratch, workers), part.fresh_bytes
+            yield DecodedSlice(decode_slice(part, self.cpus, scratch, workers)), part.fresh_bytes
 
 
 def index_segment(

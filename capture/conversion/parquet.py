@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindsight.capture.conversion.census import Watch
-from hindsight.capture.conversion.columns import EventTable, Layout, Rows, Source, Text
+from hindsight.capture.conversion.columns import EventRows, Layout, Rows, Source, Text
 from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.formats import EventFormat
 from hindsight.capture.schema import TABLES, Table, arrow_schema_of, numpy_dtype
@@ -104,7 +104,7 @@ class TableWriter:
         """What the rows take that wait for their row group, at most, so far."""
         return min(self.rows, self._size) * self._row_bytes
 
-    def append(self, events: EventTable, watches: Sequence[Watch] = ()) -> None:
+    def append(self, events: EventRows, watches: Sequence[Watch] = ()) -> None:
         """Append all rows of ``events``; each of ``watches`` sees them."""
         done = 0
         while done < events.rows:

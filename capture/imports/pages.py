@@ -27,6 +27,7 @@ from hindsight.capture.conversion.index import (
 )
 from hindsight.capture.conversion.reconcile import OVERRUN, RING_FULL
 from hindsight.capture.conversion.stream import StreamedTrace
+from hindsight.capture.conversion.stretches import Columns
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.capture.imports import facts
@@ -140,7 +141,9 @@ class _Loader:
         if len(formats) > _MANY:
             seen = workers.each(lambda pages: self._occurring(formats, pages), self.buffer.cpus)
             formats = [formats[n] for n in sorted(set().union(*seen))]
-        kinds, decoder = self._kinds(formats)
+        kinds = _kinds(formats)
+        sized = [kind.number for kind in kinds if kind.generic is not None and kind.generic.sized]
+        decoder = PageDecoder(self.layout, formats, sized)
         indexes = workers.each(lambda pages: self._index(decoder, pages, advance), self.buffer.cpus)
         return self._facts(kinds, indexes), [InstanceTrace(facts.INSTANCE, kinds, indexes)]
 
@@ -149,18 +152,15 @@ class _Loader:
         formats = list(self.trace.about.events.values())
         if len(formats) > _MANY:
             return None
-        kinds, decoder = self._kinds(formats)
-        feeds = page_feeds(self.file, self.buffer.cpus, self.trace.compression, decoder, advance)
+        kinds = _kinds(formats)
+        columns = Columns(kinds)
+        decoder = PageDecoder(self.layout, formats, columns.with_payloads)
+        feeds = page_feeds(self.file, self.buffer.cpus, self.trace.compression, decoder, columns, advance)
 
         def counts() -> list[CpuCounts]:
             return [feed.counts() for feed in feeds]
 
-        return StreamedTrace(facts.INSTANCE, kinds, feeds, lambda: self._facts(kinds, counts()), counts)
-
-    def _kinds(self, formats: list[EventFormat]) -> tuple[list[Kind], PageDecoder]:
-        kinds = [foreign_kind(number, layout) for number, layout in enumerate(formats)]
-        sized = [kind.number for kind in kinds if kind.generic is not None and kind.generic.sized]
-        return kinds, PageDecoder(self.layout, formats, sized)
+        return StreamedTrace(facts.INSTANCE, kinds, columns, feeds, lambda: self._facts(kinds, counts()), counts)
 
     def _facts(self, kinds: list[Kind], cpus: Counts) -> dict[str, Any]:
         return facts.build(
@@ -210,6 +210,10 @@ class _Loader:
             if lacking > 0:
                 rows.append(facts.loss(cpu, None, span, 0, lacking, _LACKING))
         return rows
+
+
+def _kinds(formats: list[EventFormat]) -> list[Kind]:
+    return [foreign_kind(number, layout) for number, layout in enumerate(formats)]
 
 
 def _spooled(chunks: Iterator[memoryview], target: Path, piece_bytes: int) -> Iterator[np.ndarray]:
