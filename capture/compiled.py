@@ -8,9 +8,20 @@ up to six times the loop itself. So it is off, and what is compiled can make no 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import config, njit
 
-compiled: Callable[[Callable[..., Any]], Any] = njit(cache=True, nogil=True, _nrt=False)
-"""Decorator of a function of numbers and arrays that makes no arrays of its own."""
+from hindsight.compiled import chosen, directory
+
+_DIRECTORY = chosen() or str(directory(Path(__file__).resolve().parent))
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Decorator of a function of numbers and arrays that makes no arrays of its own."""
+    before, config.CACHE_DIR = config.CACHE_DIR, _DIRECTORY
+    try:
+        return njit(cache=True, nogil=True, _nrt=False)(function)  # type: ignore[call-overload]
+    finally:
+        config.CACHE_DIR = before
