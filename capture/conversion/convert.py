@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from hindsight.capture.conversion.census import Census
-from hindsight.capture.conversion.events import EventSlice, InstanceTrace, Kind, Trace, index_segment, tables_of
+from hindsight.capture.conversion.events import (
+    EventSlice,
+    InstanceTrace,
+    Kind,
+    Trace,
+    index_segment,
+    tables_of,
+)
 from hindsight.capture.conversion.facttables import FACT_TABLES, fact_tables, renaming
 from hindsight.capture.conversion.generic import Addresses, generic_renaming
 from hindsight.capture.conversion.index import Advance, CpuCounts, RawIndex

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,7 @@ def walk(
     ts_out: Any,
     at_out: Any,
     size_out: Any,
+    kind_out: Any,
 ) -> None:
     """Walk pages of one CPU.
 
@@ -73,6 +74,8 @@ def walk(
     ``block_pages`` pages. Per page: time of its header, time after its last event, earliest and latest time
     of a usable event (of the header if there is none), state flags, number of missed events, number of
     events that could not be used. What follows damage in a page is dropped; the next page starts afresh.
+    Unless ``kind_out`` (u16) is empty, all events are written down as they come, in it and in the arrays of
+    what follows.
 
     ``fill`` True: ``cursor`` says where the next event of each kind goes in ``ts_out`` (i64, ns) and
     ``at_out`` (u32, ``origin`` + payload position in words), up to ``limit`` i64[kinds]; beyond it the cursor
@@ -80,6 +83,8 @@ def walk(
     as long as ``ts_out``, or empty: it is not wanted) takes the words of each payload.
     """
     sizes = size_out.size > 0
+    lists = kind_out.size > 0
+    listed = np.uint64(0)
     page_words = np.uint64(layout[0])
     commit_word = np.uint64(layout[1])
     head = np.uint64(layout[2])
@@ -166,6 +171,13 @@ def walk(
                                 cursor[block, kind] = slot + 1
                         else:
                             cursor[block, kind] += 1
+                            if lists:
+                                ts_out[listed] = ts
+                                at_out[listed] = np.uint32(payload)
+                                kind_out[listed] = np.uint16(kind)
+                                if sizes:
+                                    size_out[listed] = np.uint32(after - payload)
+                                listed += one
                             if not any_event:
                                 low = ts
                                 high = ts
@@ -299,6 +311,20 @@ class PageCounts:
         return found
 
 
+class Listing(NamedTuple):
+    """Room for events in the order in which they come: ``ts`` i64 (ns), ``at`` u32 (words to the payload),
+    ``kind`` u16, ``size`` u32 (words of the payload).
+    """
+
+    ts: np.ndarray
+    at: np.ndarray
+    kind: np.ndarray
+    size: np.ndarray
+
+
+_NOTHING = Listing(*(np.empty(0, dtype) for dtype in ("<i8", "<u4", "<u2", "<u4")))
+
+
 class PageDecoder:
     """Walks pages of one layout in which events of the ``kinds`` are expected.
 
@@ -319,16 +345,24 @@ class PageDecoder:
             [self.page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64
         )
 
-    def count(self, words: np.ndarray, block_pages: int | None = None) -> PageCounts:
-        """Count the events of each kind in every block of ``block_pages`` pages (None: one block)."""
+    def count(
+        self, words: np.ndarray, block_pages: int | None = None, listing: Listing | None = None
+    ) -> PageCounts:
+        """Count the events of each kind in every block of ``block_pages`` pages (None: one block), and write
+        them down in ``listing``.
+        """
         pages = words.size // self.page_words
         size = max(pages, 1) if block_pages is None else block_pages
         found = PageCounts(-(-pages // size) if block_pages else 1, self.kinds, pages)
-        nothing = (np.empty(0, np.int64), np.empty(0, np.uint32))
+        out = _NOTHING if listing is None else listing
         walk(
             words, self._layout, self._kind_of_id, self._need, size, found.counts, *found.arrays,
-            False, nothing[0], 0, 0, 0, *nothing, nothing[1],
+            False, _NOTHING.ts, 0, 0, 0, out.ts, out.at, out.size, out.kind,
         )  # fmt: skip
+        if listing is not None and found.counts[:, list(self._sized)].any():
+            kinds = listing.kind[: found.counts.sum()]
+            some = np.flatnonzero(np.isin(kinds, self._sized))
+            words[listing.at[some] - np.uint32(1)] = listing.size[some] * np.uint32(4)
         return found
 
     def fill(
@@ -349,7 +383,7 @@ class PageDecoder:
         begun = cursor.copy()
         walk(
             words, self._layout, self._kind_of_id, self._need, max(pages, 1), cursor.reshape(1, -1),
-            *scratch.arrays, True, limit, origin, earliest, latest, ts, at, sizes,
+            *scratch.arrays, True, limit, origin, earliest, latest, ts, at, sizes, _NOTHING.kind,
         )  # fmt: skip
         for kind in self._sized:
             some = slice(int(begun[kind]), int(min(cursor[kind], limit[kind])))

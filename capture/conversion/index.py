@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from isal.isal_zlib import crc32
 
-from hindsight.capture.conversion.decode import TRUNCATED, PageCounts, PageDecoder, Problem
+from hindsight.capture.conversion.decode import TRUNCATED, Listing, PageCounts, PageDecoder, Problem
 from hindsight.capture.segments.checksum import Checksum
 from hindsight.capture.segments.segment import open_raw
 from hindsight.errors import VerificationError
@@ -209,11 +209,13 @@ class PageCounter:
         self._before: int | None = None
         self.ends: list[int] = []
 
-    def add(self, piece: np.ndarray) -> PageCounts:
-        """Count those of some more bytes (u8); only the last piece may end within a page."""
+    def add(self, piece: np.ndarray, listing: Listing | None = None) -> PageCounts:
+        """Count those of some more bytes (u8); only the last piece may end within a page. ``listing``: see
+        :meth:`hindsight.capture.conversion.decode.PageDecoder.count`.
+        """
         page_bytes, block_pages = self._page_bytes, self._block_pages
         whole = piece.size // page_bytes * page_bytes
-        found = self._decoder.count(piece[:whole].view("<u4"), block_pages)
+        found = self._decoder.count(piece[:whole].view("<u4"), block_pages, listing)
         if self._pending is not None:
             counts, before = self._pending
             extend(self._problems, counts.problems(before, int(found.ts[0]) if whole else None))

@@ -28,6 +28,28 @@ _MIXED = -1
 
 
 @compiled
+def list_stretches(stretches: Any, parts: Any) -> bool:
+    """All stretches as ``parts`` of :func:`copy_rows`; whether that is their order, as they do not overlap in
+    time.
+    """
+    row = np.int64(0)
+    sound = True
+    for n in range(stretches.shape[0]):
+        i = np.uint64(n)
+        begin = stretches[i, BEGIN]
+        if n > 0:
+            before = i - np.uint64(1)
+            gap = stretches[i, LOW] - stretches[before, HIGH]
+            sound &= gap > 0 or (gap == 0 and stretches[i, CPU] == stretches[before, CPU])
+        parts[i, 0] = row
+        parts[i, 1] = n
+        parts[i, 2] = begin
+        row += stretches[i, END] - begin
+    parts[np.uint64(stretches.shape[0]), 0] = row
+    return sound
+
+
+@compiled
 def list_rows(memory: Any, stretches: Any, numbers: Any, ts: Any, codes: Any) -> None:
     """Of some stretches (``numbers`` i64), one after the other: the time (i64) of each row, and its code
     (u32): the number of the stretch, and that of the row within it.
@@ -150,7 +172,11 @@ class StretchTable:
         here = (self._stretches, self._parts, self._codes)
         some = (np.uint64(part), rows.start, rows.stop)
         out, begins = Views(*layout.rows.views), layout.rows.begins
-        sources, shape, number = self._columns.sources[self._kind.number], self._columns.shape, self._kind.number
+        sources, shape, number = (
+            self._columns.sources[self._kind.number],
+            self._columns.shape,
+            self._kind.number,
+        )
         first = int(shape.first[number])
         columns = [(0, 8, begins["ts"])]
         for n, source in enumerate(sources, first):
@@ -171,13 +197,16 @@ def _in_order(stretches: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, np
     and so is what those that do hold together.
     """
     count = len(stretches)
+    parts = np.empty((count + 1, 3), np.int64)
+    if list_stretches(stretches, parts):
+        return parts, np.empty(0, np.uint32)
     order = np.lexsort((np.arange(count), stretches[:, CPU], stretches[:, LOW]))
     some = stretches[order]
     sizes = some[:, END] - some[:, BEGIN]
     begins = _beginnings(some, order)
     firsts = np.flatnonzero(begins)
     members = np.diff(firsts, append=count)
-    rows = np.add.reduceat(sizes, firsts) if count else sizes
+    rows = np.add.reduceat(sizes, firsts)
     parts = np.zeros((len(firsts) + 1, 3), np.int64)
     np.cumsum(rows, out=parts[1:, 0])
     parts[:-1, 1] = order[firsts]

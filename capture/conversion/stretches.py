@@ -50,6 +50,23 @@ class Shape(NamedTuple):
     payload: np.ndarray
 
 
+class Sorting(NamedTuple):
+    """Room to sort events by kind: ``rooms`` i64[kinds], zeros; ``present`` u16: some kinds; ``at`` u32 and
+    ``ts`` i64, as in :func:`store_events`.
+    """
+
+    rooms: np.ndarray
+    present: np.ndarray
+    at: np.ndarray
+    ts: np.ndarray
+
+    @classmethod
+    def room(cls, kinds: int) -> Sorting:
+        """For STRETCH_ROWS events."""
+        events = (np.empty(STRETCH_ROWS, dtype) for dtype in ("<u2", "<u4", "<i8"))
+        return cls(np.zeros(kinds, np.int64), *events)
+
+
 class Views(NamedTuple):
     """Memory, as unsigned numbers."""
 
@@ -103,9 +120,9 @@ def store_stretch(
     high = shape.first[kind + np.uint64(1)]
     for c in range(low, high):
         column = np.uint64(c)
-        shape.fields[column, 6] = np.int64(place + rows * np.uint64(shape.before[column])) // shape.fields[
-            column, 5
-        ]
+        shape.fields[column, 6] = (
+            np.int64(place + rows * np.uint64(shape.before[column])) // shape.fields[column, 5]
+        )
     gather_rows(
         words, at, begin, stop, shape.fields[low:high], shape.keep[low:high], views.u8, views.u16, views.u32,
         views.u64, 0, shape.lost[low:high],
@@ -135,6 +152,45 @@ def store_stretch(
     stretches[number, SIZE] = np.int64(end - place)
     state[FILLED] = np.int64(end)
     state[COUNT] = np.int64(number + np.uint64(1))
+
+
+@compiled
+def store_events(
+    words: Any, at: Any, lead: Any, ts: Any, kinds: Any, begin: Any, stop: Any, cpu: Any, sorting: Any,
+    shape: Any, views: Any, stretches: Any, state: Any,
+) -> None:  # fmt: skip
+    """Store events ``begin`` … ``stop`` (STRETCH_ROWS at most) of one processor, a stretch for each kind.
+
+    Payloads are ``lead`` words after ``at`` (u32, in ``words``); ``ts`` i64 (ns); ``kinds`` u16; the rest as
+    in :func:`store_stretch`.
+    """
+    rooms, present = sorting.rooms, sorting.present
+    distinct = np.uint64(0)
+    for i in range(begin, stop):
+        kind = np.uint64(kinds[i])
+        if rooms[kind] == 0:
+            present[distinct] = np.uint16(kind)
+            distinct += np.uint64(1)
+        rooms[kind] += 1
+    target = np.int64(0)
+    for j in range(distinct):
+        kind = np.uint64(present[np.uint64(j)])
+        size = rooms[kind]
+        rooms[kind] = target
+        target += size
+    for i in range(begin, stop):
+        kind = np.uint64(kinds[i])
+        to = np.uint64(rooms[kind])
+        rooms[kind] += 1
+        sorting.at[to] = at[i] + np.uint32(lead)
+        sorting.ts[to] = ts[i]
+    first = np.uint64(0)
+    for j in range(distinct):
+        kind = np.uint64(present[np.uint64(j)])
+        after = np.uint64(rooms[kind])
+        rooms[kind] = 0
+        store_stretch(words, sorting.at, sorting.ts, first, after, kind, cpu, shape, views, stretches, state)
+        first = after
 
 
 class Columns:

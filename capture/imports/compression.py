@@ -49,21 +49,15 @@ class Compression:
             raise file.damaged(f"a chunk of {len(found)} bytes, not {size}")
         return found
 
-    def chunks(
-        self, file: Foreign, offset: int, size: int, advance: Callable[[int], None]
-    ) -> Iterator[memoryview]:
+    def chunks(self, file: Foreign, offset: int, size: int, advance: Callable[[int], None]) -> Iterator[Any]:
         """The chunks of one processor, unpacked; ``advance`` is told of the bytes of each in the file.
 
         They begin with their number (u32), which is not part of ``size``; each has its compressed and its
         plain size (u32) before it.
         """
-        for packed, plain in self._chunks(file, offset, min(offset + 4 + size, file.size)):
-            yield memoryview(self.unpack(file, packed, plain))
-            advance(len(packed))
-
-    def _chunks(self, file: Foreign, begin: int, end: int) -> Iterator[tuple[memoryview, int]]:
-        (count,) = struct.unpack("<I", file.read(begin, 4, "the number of chunks"))
-        at = begin + 4
+        end = min(offset + 4 + size, file.size)
+        (count,) = struct.unpack("<I", file.read(offset, 4, "the number of chunks"))
+        at = offset + 4
         if count > (end - at) // 8:
             raise file.damaged(f"{count} chunks in {end - at} bytes")
         window, low = memoryview(b""), at
@@ -75,8 +69,10 @@ class Compression:
                 if sizes is None:
                     raise file.damaged("its last chunk is cut off")
             packed, plain = sizes
-            begin, at = at - low + 8, at + 8 + packed
-            yield window[begin : begin + packed], plain
+            begin = at - low + 8
+            yield self.unpack(file, window[begin : begin + packed], plain)
+            at += 8 + packed
+            advance(packed)
 
 
 def _refuse(data: bytes | memoryview, size: int) -> bytes:
@@ -142,22 +138,22 @@ def _window(file: Foreign, at: int, end: int) -> memoryview:
 class Filling:
     """What chunks hold, one after the other, as arrays of any size are filled with it."""
 
-    def __init__(self, chunks: Iterator[memoryview]) -> None:
+    def __init__(self, chunks: Iterator[Any]) -> None:
         self._chunks = chunks
         self._rest = memoryview(b"")
 
     def __call__(self, into: np.ndarray) -> int:
         """Fill an array of u8; how many bytes: fewer than it has at the end alone."""
         room, done, size = into.data, 0, into.size
-        rest = self._rest
-        while len(rest) < size - done:
-            room[done : done + len(rest)] = rest
-            done += len(rest)
-            more = next(self._chunks, None)
-            if more is None:
+        rest: Any = self._rest
+        while (end := done + len(rest)) < size:
+            room[done:end] = rest
+            done = end
+            rest = next(self._chunks, None)
+            if rest is None:
                 self._rest = memoryview(b"")
                 return done
-            rest = more
+        rest = memoryview(rest)
         room[done:] = rest[: size - done]
         self._rest = rest[size - done :]
         return size

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from hindsight.capture.compiled import compiled
-from hindsight.capture.conversion.decode import EARLIEST, LATEST, PageDecoder
+from hindsight.capture.conversion.decode import EARLIEST, LATEST, Listing, PageDecoder
 from hindsight.capture.conversion.index import Advance, CpuCounts, PageCounter, read_exactly
-from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.conversion.stretches import (
     COUNT,
     FILLED,
     SIZE,
     STRETCH_ROWS,
     Columns,
+    Sorting,
     Views,
-    store_stretch,
+    store_events,
 )
 from hindsight.capture.imports.compression import Compression, Filling
 from hindsight.capture.imports.foreign import Foreign
@@ -33,21 +33,22 @@ _ALL = 4 << 20
 
 
 @compiled
-def store_kinds(
-    words: Any, at: Any, ts: Any, first: Any, cpu: Any, shape: Any, views: Any, stretches: Any, state: Any
-) -> None:
-    """Store the events of each kind k, ``first[k]`` … ``first[k + 1]`` of ``at`` and ``ts``: see
-    :func:`hindsight.capture.conversion.stretches.store_stretch`.
+def store_listed(
+    words: Any, listing: Any, count: Any, cpu: Any, sorting: Any, shape: Any, views: Any, stretches: Any,
+    state: Any,
+) -> None:  # fmt: skip
+    """Store ``count`` events of one processor: see
+    :func:`hindsight.capture.conversion.stretches.store_events`.
     """
     most = np.uint64(STRETCH_ROWS)
-    for k in range(first.size - 1):
-        kind = np.uint64(k)
-        begin = np.uint64(first[kind])
-        stop = np.uint64(first[kind + np.uint64(1)])
-        while begin < stop:
-            end = min(begin + most, stop)
-            store_stretch(words, at, ts, begin, end, kind, cpu, shape, views, stretches, state)
-            begin = end
+    begin = np.uint64(0)
+    while begin < np.uint64(count):
+        stop = min(begin + most, np.uint64(count))
+        store_events(
+            words, listing.at, 0, listing.ts, listing.kind, begin, stop, cpu, sorting, shape, views,
+            stretches, state,
+        )  # fmt: skip
+        begin = stop
 
 
 class PageFeed:
@@ -64,46 +65,48 @@ class PageFeed:
         columns: Columns,
         pages: int,
         fill: Callable[[np.ndarray], int],
-        scratch: Scratch,
     ) -> None:
         self.bound = EARLIEST
-        self._piece_bytes = pages * decoder.page_words * 4
-        self.room = columns.room(self._piece_bytes, _HEAD_BYTES)
+        size = pages * decoder.page_words * 4
+        self.room = columns.room(size, _HEAD_BYTES)
+        self._piece = np.empty(size, np.uint8)
+        # An event takes 8 bytes, at least.
+        self._listing = Listing(*(np.empty(size // 8, dtype) for dtype in ("<i8", "<u4", "<u2", "<u4")))
+        self._sorting = Sorting.room(decoder.kinds)
         self._cpu, self._decoder, self._fill = cpu, decoder, fill
         self._columns, self._shape = columns, columns.own()
         self._counter = PageCounter(cpu, decoder, pages)
-        self._scratch = scratch
 
     def read(self, views: Views, begin: int) -> np.ndarray:
         """The stretches of the next pages. Raises what filling does, VerificationError for values that do not
         fit their columns.
         """
-        piece = self._scratch.take("piece", self._piece_bytes, "u1")
-        size = self._fill(piece)
+        size = self._fill(self._piece)
         page_bytes = self._decoder.page_words * 4
         whole = size // page_bytes * page_bytes
         stretches = np.empty((0, SIZE + 1), np.int64)
         if size:
-            found = self._counter.add(piece[:size])
+            found = self._counter.add(self._piece[:size], self._listing)
         if whole:
-            stretches = self._store(piece[:whole].view("<u4"), found.counts[0], views, begin)
+            words = self._piece[:whole].view("<u4")
+            stretches = self._store(words, found.counts[0], views, begin)
             # The events of a processor follow each other: where they don't, it will be noticed.
             self.bound = int(found.low.min())
-        if size < piece.size:
+        if size < self._piece.size:
             self.bound = LATEST
         return stretches
 
     def _store(self, words: np.ndarray, counts: np.ndarray, views: Views, begin: int) -> np.ndarray:
-        first = np.zeros(counts.size + 1, np.int64)
-        np.cumsum(counts, out=first[1:])
-        ts, at = self._scratch.take("ts", first[-1], "i8"), self._scratch.take("at", first[-1], "u4")
-        self._decoder.fill(words, 0, EARLIEST, LATEST, first[:-1].copy(), first[1:], ts, at)
-        stretches = np.empty((int((-(-counts // STRETCH_ROWS)).sum()), SIZE + 1), np.int64)
+        count = int(counts.sum())
+        most = min(-(-count // STRETCH_ROWS) * np.count_nonzero(counts), count)
+        stretches = np.empty((most, SIZE + 1), np.int64)
         state = np.zeros(2, np.int64)
         state[[FILLED, COUNT]] = begin, 0
-        store_kinds(words, at, ts, first, self._cpu, self._shape, views, stretches, state)
+        store_listed(
+            words, self._listing, count, self._cpu, self._sorting, self._shape, views, stretches, state
+        )
         self._columns.check(self._shape.lost)
-        return stretches
+        return stretches[: int(state[COUNT])]
 
     def counts(self) -> CpuCounts:
         """What was read so far."""
@@ -122,8 +125,7 @@ def page_feeds(
     size = min(max(_ALL // max(len(cpus), 1), _SMALLEST), _LARGEST)
     pages = max(size // (decoder.page_words * 4), 1)
     return [
-        PageFeed(one.cpu, decoder, columns, pages, _filling(file, one, compression, advance), Scratch())
-        for one in cpus
+        PageFeed(one.cpu, decoder, columns, pages, _filling(file, one, compression, advance)) for one in cpus
     ]
 
 

@@ -160,7 +160,9 @@ class _Loader:
         def counts() -> list[CpuCounts]:
             return [feed.counts() for feed in feeds]
 
-        return StreamedTrace(facts.INSTANCE, kinds, columns, feeds, lambda: self._facts(kinds, counts()), counts)
+        return StreamedTrace(
+            facts.INSTANCE, kinds, columns, feeds, lambda: self._facts(kinds, counts()), counts
+        )
 
     def _facts(self, kinds: list[Kind], cpus: Counts) -> dict[str, Any]:
         return facts.build(

@@ -28,8 +28,9 @@ from hindsight.capture.conversion.stretches import (
     SIZE,
     STRETCH_ROWS,
     Columns,
+    Sorting,
     Views,
-    store_stretch,
+    store_events,
 )
 from hindsight.capture.imports import reframe as of
 from hindsight.capture.imports.foreign import Foreign
@@ -67,30 +68,18 @@ class Found(NamedTuple):
         return cls(*(np.empty(STRETCH_ROWS, dtype) for dtype in ("<u4", "<u2", "<u2", "<i8")))
 
 
-class Sorting(NamedTuple):
-    """Room to sort samples: ``rooms`` i64[kinds], ``places`` i64[MAX_CPU], zeros; ``present`` u16: some kinds
-    or processors; ``at`` u32 and ``ts`` i64: of samples by kind, where the records are and when.
-    """
-
-    rooms: np.ndarray
-    places: np.ndarray
-    present: np.ndarray
-    at: np.ndarray
-    ts: np.ndarray
-
-
 @compiled
 def take_samples(
     words: Any, rows: Any, ids: Any, whose: Any, id_at: Any, id_back: Any, passed: Any, last: Any,
     size_of: Any, place: Any, notes: Any, tally: Any, found: Any, other: Any, kind_of_id: Any, need: Any,
-    sorting: Any, shape: Any, views: Any, stretches: Any, state: Any,
+    places: Any, sorting: Any, shape: Any, views: Any, stretches: Any, state: Any,
 ) -> bool:  # fmt: skip
     """Store the samples of a piece.
 
     ``words`` … ``tally`` as in :func:`hindsight.capture.imports.reframe.find_samples` (``whose`` is its
     ``owner``); ``found`` and ``other``: room for samples (:class:`Found`); ``kind_of_id`` u16[65536];
-    ``need`` u64[kinds]: words of a record; ``shape`` … as in
-    :func:`hindsight.capture.conversion.stretches.store_stretch`. False when a sample is of no kind or too
+    ``need`` u64[kinds]: words of a record; ``places`` i64[MAX_CPU], zeros; ``sorting`` … as in
+    :func:`hindsight.capture.conversion.stretches.store_events`. False when a sample is of no kind or too
     short. ``state`` goes on with the latest sample so far, that at the end of the last round, that at the end
     of the round before it: nothing comes that happened before.
     """
@@ -105,7 +94,7 @@ def take_samples(
         if changes < 0:
             return False
         if changes > _MIXED:
-            _by_processor(found, other, count, sorting)
+            _by_processor(found, other, count, places, sorting.present)
             _store(words, other, count, sorting, shape, views, stretches, state)
         else:
             _store(words, found, count, sorting, shape, views, stretches, state)
@@ -139,10 +128,9 @@ def _classify(words: Any, found: Any, count: Any, kind_of_id: Any, need: Any, st
 
 
 @compiled
-def _by_processor(found: Any, other: Any, count: Any, sorting: Any) -> None:
+def _by_processor(found: Any, other: Any, count: Any, places: Any, present: Any) -> None:
     """Sort samples by processor, stably, into ``other``."""
     one = np.uint64(1)
-    places, present = sorting.places, sorting.present
     distinct = np.uint64(0)
     for j in range(count):
         cpu = np.uint64(found.cpu[np.uint64(j)])
@@ -173,43 +161,17 @@ def _by_processor(found: Any, other: Any, count: Any, sorting: Any) -> None:
 def _store(
     words: Any, found: Any, count: Any, sorting: Any, shape: Any, views: Any, stretches: Any, state: Any
 ) -> None:
-    """Store samples: stretches of those of one processor that follow each other, kind by kind."""
-    one = np.uint64(1)
-    rooms, present = sorting.rooms, sorting.present
+    """Store samples: those of one processor that follow each other together."""
     begin = np.uint64(0)
     while begin < count:
         cpu = found.cpu[begin]
-        stop = begin
-        distinct = np.uint64(0)
+        stop = begin + np.uint64(1)
         while stop < count and found.cpu[stop] == cpu:
-            kind = np.uint64(found.kind[stop])
-            if rooms[kind] == 0:
-                present[distinct] = np.uint16(kind)
-                distinct += one
-            rooms[kind] += 1
-            stop += one
-        target = np.int64(0)
-        for j in range(distinct):
-            kind = np.uint64(present[np.uint64(j)])
-            size = rooms[kind]
-            rooms[kind] = target
-            target += size
-        for j in range(stop - begin):
-            i = begin + np.uint64(j)
-            kind = np.uint64(found.kind[i])
-            to = np.uint64(rooms[kind])
-            rooms[kind] += 1
-            sorting.at[to] = found.raw[i] + np.uint32(1)
-            sorting.ts[to] = found.ts[i]
-        first = np.uint64(0)
-        for j in range(distinct):
-            kind = np.uint64(present[np.uint64(j)])
-            after = np.uint64(rooms[kind])
-            rooms[kind] = 0
-            store_stretch(
-                words, sorting.at, sorting.ts, first, after, kind, cpu, shape, views, stretches, state
-            )
-            first = after
+            stop += np.uint64(1)
+        store_events(
+            words, found.raw, 1, found.ts, found.kind, begin, stop, cpu, sorting, shape, views, stretches,
+            state,
+        )  # fmt: skip
         begin = stop
 
 
@@ -235,13 +197,7 @@ class SampleFeed(SampleReader):
         self._stretches = np.empty((4 * self._piece_samples, SIZE + 1), np.int64)
         self._place = np.empty(STRETCH_ROWS, np.uint32)
         self._found, self._other = Found.room(), Found.room()
-        self._sorting = Sorting(
-            np.zeros(max(len(kinds), 1), np.int64),
-            np.zeros(of.MAX_CPU, np.int64),
-            np.empty(STRETCH_ROWS, np.uint16),
-            np.empty(STRETCH_ROWS, np.uint32),
-            np.empty(STRETCH_ROWS, np.int64),
-        )
+        self._places, self._sorting = np.zeros(of.MAX_CPU, np.int64), Sorting.room(len(self._need))
         self._size_of = np.zeros(of.MAX_CPU, np.int64)
         self._state = np.array([0, 0, EARLIEST, EARLIEST, EARLIEST], np.int64)
         self._counts: dict[int, CpuCounts] = {}
@@ -272,7 +228,7 @@ class SampleFeed(SampleReader):
         if not take_samples(
             words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
             self.last, self._size_of, self._place, self.notes, self.tally, self._found, self._other,
-            self._kind_of_id, self._need, self._sorting, self._shape, self._views, self._stretches,
+            self._kind_of_id, self._need, self._places, self._sorting, self._shape, self._views, self._stretches,
             self._state,
         ):  # fmt: skip
             raise Unsuited

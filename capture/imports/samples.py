@@ -124,7 +124,12 @@ class _Loader:
         columns = Columns(kinds)
         feed = SampleFeed(self.file, self.data, kinds, columns, advance)
         return StreamedTrace(
-            facts.INSTANCE, kinds, columns, [feed], lambda: self._facts(formats, feed.done, feed.counts()), feed.counts
+            facts.INSTANCE,
+            kinds,
+            columns,
+            [feed],
+            lambda: self._facts(formats, feed.done, feed.counts()),
+            feed.counts,
         )
 
     def _facts(self, formats: list[EventFormat], framed: Framed, cpus: facts.Counts) -> dict[str, Any]:
