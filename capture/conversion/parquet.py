@@ -26,7 +26,7 @@ _BATCH = 1 << 14
 _PAGE_BYTES = 64 << 10
 """Of a page, before it is compressed: it stays in the cache. Arrow's sizes of both take a tenth longer."""
 
-ROW_GROUP = 1 << 16
+ROW_GROUP = 1 << 15
 """Rows of a row group. Larger ones save no time, and take more memory; smaller ones take longer."""
 BUFFER_BYTES = 192 << 20
 """What the rows may take that wait for their row group to be complete, in all tables together."""

@@ -110,7 +110,7 @@ def copy_rows(
 
     ``parts`` i64[n + 1, 3]: consecutive rows, the number of the first; the stretch that has them (its rows
     from the third number on), or -1: these are the rows of ``codes`` (u32) from there on. ``columns``
-    i64[m, 3]: bytes of a row before, bytes of a value, where the column begins in ``out``, in values.
+    i64[m, 3]: as :meth:`hindsight.capture.conversion.stretches.Columns.targets`.
     """
     for c in range(columns.shape[0]):
         column = np.uint64(c)
@@ -171,17 +171,10 @@ class StretchTable:
         part = int(np.searchsorted(self._parts[:, 0], rows.start, "right")) - 1
         here = (self._stretches, self._parts, self._codes)
         some = (np.uint64(part), rows.start, rows.stop)
-        out, begins = Views(*layout.rows.views), layout.rows.begins
-        sources, shape, number = (
-            self._columns.sources[self._kind.number],
-            self._columns.shape,
-            self._kind.number,
+        out = Views(*layout.rows.views)
+        copy_rows(
+            self._views, *here, self._columns.targets(self._kind.number, layout.rows), *some, out, place
         )
-        first = int(shape.first[number])
-        columns = [(0, 8, begins["ts"])]
-        for n, source in enumerate(sources, first):
-            columns.append((int(shape.before[n]), int(shape.fields[n, 5]), begins[source.column.name]))
-        copy_rows(self._views, *here, np.array(columns, np.int64), *some, out, place)
         copy_cpus(*here, *some, layout.rows.numbers["cpu"], place)
         return self._texts(layout.texts, here, some) if layout.texts else {}
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hindsight.capture.compiled import compiled
-from hindsight.capture.conversion.columns import Source, check_lost, number_field
+from hindsight.capture.conversion.columns import Rows, Source, check_lost, number_field
 from hindsight.capture.conversion.events import Kind
 from hindsight.capture.conversion.gather import gather_rows
 
@@ -233,6 +233,19 @@ class Columns:
         if lost.any():
             for number, kind in enumerate(self._kinds):
                 check_lost(kind.format, self.sources[number], lost[slice(*self.shape.first[number:][:2])])
+
+    def targets(self, kind: int, rows: Rows) -> np.ndarray:
+        """Where the columns of a kind go in ``rows``, i64[n, 3], the times first: bytes of a row in the columns
+        before, bytes of a value, where the column begins in ``rows``, in values.
+        """
+        some = slice(*self.shape.first[kind:][:2])
+        names = ["ts", *(source.column.name for source in self.sources[kind])]
+        targets = np.empty((len(names), 3), np.int64)
+        targets[0, :2] = 0, 8
+        targets[1:, 0] = self.shape.before[some]
+        targets[1:, 1] = self.shape.fields[some, 5]
+        targets[:, 2] = [rows.begins[name] for name in names]
+        return targets
 
     @property
     def with_payloads(self) -> list[int]:

@@ -21,6 +21,8 @@ from hindsight.capture.imports.sample_reader import SMALLEST, Framed, SampleRead
 
 _PIECE_BYTES = 4 << 20
 
+_NO_KINDS = np.empty(0, np.uint16), np.empty(0, np.uint16), np.empty(0, np.uint64)
+
 
 class Framer(SampleReader):
     """Writes the samples of tracepoints into ``target``."""
@@ -43,15 +45,16 @@ class Framer(SampleReader):
 
     def look(self, words: np.ndarray, layout: Layouts) -> None:
         """Append the samples of a piece to the files of their processors."""
-        self._size_of.fill(0)
         of.find_samples(
             words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
-            self.last, self._size_of, self._place, self._raw, self._cpu, self._ts, self.notes, self.tally,
-            False,
+            self.last, self._place, self._raw, self._cpu, self._ts, *_NO_KINDS, self.notes, self.tally, False,
         )  # fmt: skip
+        self._size_of.fill(0)
+        found = int(self.tally[of.SAMPLES])
+        of.add_sizes(words, self._raw[:found], self._cpu[:found], self._size_of)
         cursor = np.cumsum(self._size_of) - self._size_of
         begin = cursor.copy()
-        some = slice(0, int(self.tally[of.SAMPLES]))
+        some = slice(0, found)
         samples = self._place[some], self._raw[some], self._cpu[some], self._ts[some]
         of.copy_samples(words, layout.id_at, *samples, cursor, self._out)
         for number in np.flatnonzero(self._size_of).tolist():

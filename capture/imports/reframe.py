@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hindsight.capture.compiled import compiled
+from hindsight.capture.conversion.decode import UNKNOWN
 from hindsight.capture.imports.perf_sample import (
     CHAIN,
     CONFIG,
@@ -35,11 +36,13 @@ FIRST_OWN = 64
 FINISHED_ROUND = 68
 PASSED = (67, FINISHED_ROUND, 69, 72, 73, 74, 75, 76, 77, 78, 79, 82)
 """Of these, those that say nothing of tracepoints."""
-AT, SAMPLES, BAD, NOTES, WHY = range(5)
-"""Of the tally: words that were read, samples found, unusable ones, entries of ``notes``, why it stopped."""
-END, STOPPED, DAMAGED, ODD, FULL, ROUND = range(6)
+AT, SAMPLES, BAD, NOTES, WHY, TOP, CHANGES = range(7)
+"""Of the tally: words that were read, samples found, unusable ones, entries of ``notes``, why it stopped; the
+latest sample (ns), how often the processor is another one than before."""
+END, STOPPED, DAMAGED, ODD, FULL, ROUND, UNFIT = range(7)
 """It stopped at the end of the words, at a record of perf itself, at what is no record, after a record whose
-size is no multiple of 4, when there was no room for more samples or notes, after perf ended a round."""
+size is no multiple of 4, when there was no room for more samples or notes, after perf ended a round, at a
+sample that is of no kind or too short."""
 _BY_BPF = 1 << 15
 
 
@@ -100,18 +103,23 @@ def raw_place(words: Any, body: Any, end: Any, rows: Any, mine: Any) -> Any:
 @compiled
 def find_samples(
     words: Any, rows: Any, ids: Any, owner: Any, id_at: Any, id_back: Any, passed: Any,
-    last: Any, size_of: Any, place: Any, raw: Any, cpu: Any, ts: Any, notes: Any, tally: Any, rounds: bool,
+    last: Any, place: Any, raw: Any, cpu: Any, ts: Any, kinds: Any, kind_of_id: Any, need: Any, notes: Any,
+    tally: Any, rounds: bool,
 ) -> None:  # fmt: skip
     """Find the samples in whole records from word ``tally[AT]`` of ``words`` (u32) on.
 
     ``rows`` … ``id_back`` as in :class:`hindsight.capture.imports.perf_sample.Layouts`; ``passed`` bool[256]:
     which of perf's own records say nothing. ``last`` i64[MAX_CPU]: the latest sample of each processor so
     far, ns. Per sample: ``place`` u32 (words to the record), ``raw`` u32 (words to the size of its data),
-    ``cpu`` u16, ``ts`` i64 (ns); ``size_of`` i64[MAX_CPU]: words that the samples of each
-    processor will take. ``notes`` i64[n, 5]: what was lost: kind of record, processor, from, to (ns), events
-    (-1 = unknown). ``tally`` i64[5]: the samples are those of this call, all else goes on. ``rounds``: stop
+    ``cpu`` u16, ``ts`` i64 (ns) and, unless it is empty, ``kinds`` u16: by the number of its event in
+    ``kind_of_id`` u16[65536], of whose records ``need`` u64[kinds] words are needed. ``notes`` i64[n, 5]: what was lost: kind of record, processor, from, to (ns), events
+    (-1 = unknown). ``tally`` i64[7]: the samples and changes are those of this call, all else goes on. ``rounds``: stop
     after the end of a round.
     """
+    sorts = kinds.size > 0
+    top = tally[TOP]
+    changes = 0
+    before = np.uint32(MAX_CPU)
     one = np.uint64(1)
     two = np.uint64(2)
     size = np.uint64(words.size)
@@ -167,14 +175,22 @@ def find_samples(
                         )
                         if fits and np.int64(words[where + one] & 0xFFFF) == rows[mine, CONFIG]:
                             wrong = False
+                            if sorts:
+                                number_of = np.uint64(
+                                    kind_of_id[np.uint64(words[where + one]) & np.uint64(0xFFFF)]
+                                )
+                                if number_of == np.uint64(UNKNOWN) or payload >> two < need[number_of]:
+                                    why = UNFIT
+                                    break
+                                kinds[found] = np.uint16(number_of)
                             place[found] = np.uint32(at)
                             raw[found] = np.uint32(where)
                             cpu[found] = np.uint16(number)
+                            changes += number != before
+                            before = number
+                            top = max(top, np.int64(stamp))
                             ts[found] = np.int64(stamp)
                             found += one
-                            # Header, identifier, time, size, record: a multiple of 8 bytes.
-                            taken = (np.uint64(28) + payload + np.uint64(7)) >> np.uint64(3)
-                            size_of[np.uint64(number)] += np.int64(taken * two)
                             last[np.uint64(number)] = np.int64(stamp)
             if wrong:
                 bad += 1
@@ -216,6 +232,17 @@ def find_samples(
     tally[BAD] = bad
     tally[NOTES] = np.int64(note)
     tally[WHY] = why
+    tally[TOP] = top
+    tally[CHANGES] = changes
+
+
+@compiled
+def add_sizes(words: Any, raw: Any, cpu: Any, size_of: Any) -> None:
+    """Add what samples will take, in words, to that of their processors: ``size_of`` i64[MAX_CPU]."""
+    for i in range(raw.size):
+        # Header, identifier, time, size, record: a multiple of 8 bytes.
+        size = np.uint64(28) + np.uint64(words[np.uint64(raw[i])])
+        size_of[np.uint64(cpu[i])] += np.int64((size + np.uint64(7)) >> np.uint64(3)) * 2
 
 
 @compiled

@@ -28,6 +28,7 @@ from hindsight.capture.conversion.stretches import (
     SIZE,
     STRETCH_ROWS,
     Columns,
+    Shape,
     Sorting,
     Views,
     store_events,
@@ -71,60 +72,41 @@ class Found(NamedTuple):
 @compiled
 def take_samples(
     words: Any, rows: Any, ids: Any, whose: Any, id_at: Any, id_back: Any, passed: Any, last: Any,
-    size_of: Any, place: Any, notes: Any, tally: Any, found: Any, other: Any, kind_of_id: Any, need: Any,
-    places: Any, sorting: Any, shape: Any, views: Any, stretches: Any, state: Any,
+    place: Any, kind_of_id: Any, need: Any, notes: Any, tally: Any, found: Any, other: Any, places: Any,
+    sorting: Any, shape: Any, views: Any, stretches: Any, state: Any,
 ) -> bool:  # fmt: skip
     """Store the samples of a piece.
 
     ``words`` … ``tally`` as in :func:`hindsight.capture.imports.reframe.find_samples` (``whose`` is its
-    ``owner``); ``found`` and ``other``: room for samples (:class:`Found`); ``kind_of_id`` u16[65536];
-    ``need`` u64[kinds]: words of a record; ``places`` i64[MAX_CPU], zeros; ``sorting`` … as in
+    ``owner``); ``found`` and ``other``: room for samples (:class:`Found`); ``places`` i64[MAX_CPU], zeros; ``sorting`` … as in
     :func:`hindsight.capture.conversion.stretches.store_events`. False when a sample is of no kind or too
     short. ``state`` goes on with the latest sample so far, that at the end of the last round, that at the end
     of the round before it: nothing comes that happened before.
     """
+    # Numba takes plain tuples in less time, which is much for what is called for each piece.
+    found, other, sorting = Found(*found), Found(*other), Sorting(*sorting)
+    shape, views = Shape(*shape), Views(*views)
     going = True
     while going:
         of.find_samples(
-            words, rows, ids, whose, id_at, id_back, passed, last, size_of, place, found.raw, found.cpu,
-            found.ts, notes, tally, True,
+            words, rows, ids, whose, id_at, id_back, passed, last, place, found.raw, found.cpu, found.ts,
+            found.kind, kind_of_id, need, notes, tally, True,
         )  # fmt: skip
         count = np.uint64(tally[of.SAMPLES])
-        changes = _classify(words, found, count, kind_of_id, need, state)
-        if changes < 0:
-            return False
-        if changes > _MIXED:
+        if tally[of.CHANGES] > _MIXED:
             _by_processor(found, other, count, places, sorting.present)
             _store(words, other, count, sorting, shape, views, stretches, state)
         else:
             _store(words, found, count, sorting, shape, views, stretches, state)
         why = tally[of.WHY]
+        if why == of.UNFIT:
+            return False
         if why == of.ROUND:
             state[_BOUND] = state[_BEFORE]
-            state[_BEFORE] = state[_TOP]
+            state[_BEFORE] = max(tally[of.TOP], state[_TOP])
         going = why == of.ROUND or (why == of.FULL and tally[of.NOTES] < notes.shape[0])
+    state[_TOP] = max(tally[of.TOP], state[_TOP])
     return True
-
-
-@compiled
-def _classify(words: Any, found: Any, count: Any, kind_of_id: Any, need: Any, state: Any) -> int:
-    """Find the kinds of samples, and the latest one; returns how often the processor changes, or -1."""
-    one = np.uint64(1)
-    top = state[_TOP]
-    changes = 0
-    cpu = found.cpu[0]
-    for j in range(count):
-        i = np.uint64(j)
-        where = np.uint64(found.raw[i])
-        kind = np.uint64(kind_of_id[np.uint64(words[where + one]) & np.uint64(0xFFFF)])
-        if kind == np.uint64(UNKNOWN) or np.uint64(words[where]) >> np.uint64(2) < need[kind]:
-            return -1
-        found.kind[i] = np.uint16(kind)
-        top = max(top, found.ts[i])
-        changes += found.cpu[i] != cpu
-        cpu = found.cpu[i]
-    state[_TOP] = top
-    return changes
 
 
 @compiled
@@ -184,7 +166,8 @@ class SampleFeed(SampleReader):
         super().__init__(file, data, _PIECE_BYTES)
         self.bound = LATEST if self.ended else EARLIEST
         self._advance = advance
-        self._columns, self._shape = columns, columns.own()
+        self._columns = columns
+        self._shape = tuple(columns.own())
         self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
         self._need = np.zeros(max(len(kinds), 1), np.uint64)
         for kind in kinds:
@@ -196,9 +179,8 @@ class SampleFeed(SampleReader):
         self._piece_samples = self.piece_bytes // SMALLEST + 1
         self._stretches = np.empty((4 * self._piece_samples, SIZE + 1), np.int64)
         self._place = np.empty(STRETCH_ROWS, np.uint32)
-        self._found, self._other = Found.room(), Found.room()
-        self._places, self._sorting = np.zeros(of.MAX_CPU, np.int64), Sorting.room(len(self._need))
-        self._size_of = np.zeros(of.MAX_CPU, np.int64)
+        self._found, self._other = tuple(Found.room()), tuple(Found.room())
+        self._places, self._sorting = np.zeros(of.MAX_CPU, np.int64), tuple(Sorting.room(len(self._need)))
         self._state = np.array([0, 0, EARLIEST, EARLIEST, EARLIEST], np.int64)
         self._counts: dict[int, CpuCounts] = {}
 
@@ -206,29 +188,28 @@ class SampleFeed(SampleReader):
         """The stretches of the next pieces. Raises what :meth:`step` does, VerificationError for values that
         do not fit their columns, Unsuited when it needs a copy.
         """
-        self._views = views
+        self._views = tuple(views)
         self._state[[FILLED, COUNT]] = begin, 0
         while not self.ended and self._has_room(begin):
             self._advance(self.step(self._piece_room))
-        self._columns.check(self._shape.lost)
+        self._columns.check(Shape(*self._shape).lost)
         self.bound = LATEST if self.ended else int(self._state[_BOUND])
         stretches = self._stretches[: int(self._state[COUNT])].copy()
         self._count(stretches)
         return stretches
 
     def _has_room(self, begin: int) -> bool:
-        filled, count = self._state[[FILLED, COUNT]].tolist()
-        return bool(
-            filled - begin + self._piece_most <= self.room
-            and count + self._piece_samples <= len(self._stretches)
+        filled, count = int(self._state[FILLED]), int(self._state[COUNT])
+        return filled - begin + self._piece_most <= self.room and count + self._piece_samples <= len(
+            self._stretches
         )
 
     def look(self, words: np.ndarray, layout: Layouts) -> None:
         """Store the samples of a piece."""
         if not take_samples(
             words, layout.rows, layout.ids, layout.owner, layout.id_at, layout.id_back, self.passed,
-            self.last, self._size_of, self._place, self.notes, self.tally, self._found, self._other,
-            self._kind_of_id, self._need, self._places, self._sorting, self._shape, self._views, self._stretches,
+            self.last, self._place, self._kind_of_id, self._need, self.notes, self.tally, self._found,
+            self._other, self._places, self._sorting, self._shape, self._views, self._stretches,
             self._state,
         ):  # fmt: skip
             raise Unsuited

@@ -48,7 +48,7 @@ class SampleReader:
         self.passed = np.zeros(256, np.bool_)
         self.passed[list(of.PASSED)] = True
         self.notes = np.empty((self.piece_bytes // SMALLEST // 2 + 1, 5), np.int64)
-        self.tally = np.zeros(5, np.int64)
+        self.tally = np.zeros(7, np.int64)
         self._layouts: Layouts | None = None
         self._known = -1
 
@@ -94,7 +94,7 @@ class SampleReader:
             return self._before_events(words)
         self.tally.fill(0)
         self.look(words, layout)
-        used, _, bad, noted, why = self.tally.tolist()
+        used, _, bad, noted, why = self.tally[: of.WHY + 1].tolist()
         self.done.bad += bad
         if noted:
             self._note(self.notes[:noted])
