@@ -49,8 +49,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "pyarrow", "altair", "vl_convert"},
     ),
 }
-# What every room may use: the errors that carry the exit codes, and the version.
-CONTRACT = {"hindsight", "hindsight.errors"}
+# What every room may use: the errors that carry the exit codes, the version, where compiled code is kept.
+CONTRACT = {"hindsight", "hindsight.errors", "hindsight.compiled"}
 HEAVY = {
     "pyarrow", "isal", "zstandard", "numba", "polars", "xgboost", "numpy", "scipy", "dvc", "cryptography",
 }  # fmt: skip

@@ -7,7 +7,7 @@ decode_segments.py DIR…            nothing is verified, nothing is written
 import sys
 from pathlib import Path
 
-from hindsight.capture.conversion.columns import EventTable, Layout, Rows
+from hindsight.capture.conversion.columns import Layout, Rows
 from hindsight.capture.conversion.events import index_segment
 from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.segments.segment import check_facts, find_segments, open_segment
@@ -21,9 +21,9 @@ def decode(path: Path) -> dict[str, int]:
     for instance in index_segment(segment, verify=False):
         plans = {k.number: k.plan for k in instance.kinds if k.table is not None}
         memory = Scratch()
-        for cpus, _ in instance.slices(scratch=memory):
+        for events, _ in instance.slices(scratch=memory):
             for kind in instance.kinds:
-                table = EventTable(kind.number, kind.format, cpus)
+                table = events.table(kind)
                 if kind.table is None or not table.rows:
                     continue
                 columns = Rows(kind.table.columns, table.rows, memory, kind.table.name)

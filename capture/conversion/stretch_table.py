@@ -38,9 +38,7 @@ def list_stretches(stretches: Any, parts: Any) -> bool:
         i = np.uint64(n)
         begin = stretches[i, BEGIN]
         if n > 0:
-            before = i - np.uint64(1)
-            gap = stretches[i, LOW] - stretches[before, HIGH]
-            sound &= gap > 0 or (gap == 0 and stretches[i, CPU] == stretches[before, CPU])
+            sound &= stretches[i, LOW] >= stretches[i - np.uint64(1), HIGH]
         parts[i, 0] = row
         parts[i, 1] = n
         parts[i, 2] = begin

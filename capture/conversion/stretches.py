@@ -104,8 +104,8 @@ def store_stretch(
     words: Any, at: Any, ts: Any, begin: Any, stop: Any, kind: Any, cpu: Any, shape: Any, views: Any,
     stretches: Any, state: Any,
 ) -> None:  # fmt: skip
-    """Store events ``begin`` … ``stop`` of ``ts`` (i64, ns) and ``at`` (u32, payloads in ``words``), which are
-    sorted, as a stretch.
+    """Store events ``begin`` … ``stop`` of ``ts`` (i64, ns) and ``at`` (u32, payloads in ``words``) as a
+    stretch; there, too, they are sorted.
 
     ``stretches`` i64[n, 9] and ``state`` i64[2] say of it; both, and ``views``, have room for it.
     """
@@ -235,8 +235,8 @@ class Columns:
                 check_lost(kind.format, self.sources[number], lost[slice(*self.shape.first[number:][:2])])
 
     def targets(self, kind: int, rows: Rows) -> np.ndarray:
-        """Where the columns of a kind go in ``rows``, i64[n, 3], the times first: bytes of a row in the columns
-        before, bytes of a value, where the column begins in ``rows``, in values.
+        """Where the columns of a kind go in ``rows``, i64[n, 3], the times first: bytes of a row in the
+        columns before, bytes of a value, where the column begins in ``rows``, in values.
         """
         some = slice(*self.shape.first[kind:][:2])
         names = ["ts", *(source.column.name for source in self.sources[kind])]

@@ -98,7 +98,7 @@ class PageFeed:
 
     def _store(self, words: np.ndarray, counts: np.ndarray, views: Views, begin: int) -> np.ndarray:
         count = int(counts.sum())
-        most = min(-(-count // STRETCH_ROWS) * np.count_nonzero(counts), count)
+        most = min(-(-count // STRETCH_ROWS) * int(np.count_nonzero(counts)), count)
         stretches = np.empty((most, SIZE + 1), np.int64)
         state = np.zeros(2, np.int64)
         state[[FILLED, COUNT]] = begin, 0

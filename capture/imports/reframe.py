@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hindsight.capture.compiled import compiled
-from hindsight.capture.conversion.decode import UNKNOWN
+from hindsight.capture.conversion.walk import UNKNOWN
 from hindsight.capture.imports.perf_sample import (
     CHAIN,
     CONFIG,
@@ -111,10 +111,11 @@ def find_samples(
     ``rows`` … ``id_back`` as in :class:`hindsight.capture.imports.perf_sample.Layouts`; ``passed`` bool[256]:
     which of perf's own records say nothing. ``last`` i64[MAX_CPU]: the latest sample of each processor so
     far, ns. Per sample: ``place`` u32 (words to the record), ``raw`` u32 (words to the size of its data),
-    ``cpu`` u16, ``ts`` i64 (ns) and, unless it is empty, ``kinds`` u16: by the number of its event in
-    ``kind_of_id`` u16[65536], of whose records ``need`` u64[kinds] words are needed. ``notes`` i64[n, 5]: what was lost: kind of record, processor, from, to (ns), events
-    (-1 = unknown). ``tally`` i64[7]: the samples and changes are those of this call, all else goes on. ``rounds``: stop
-    after the end of a round.
+    ``cpu`` u16, ``ts`` i64 (ns) and, unless it is empty, ``kinds`` u16: the number of its event by
+    ``kind_of_id`` u16[65536]; ``need`` u64[kinds]: words that such an event has, at least. ``notes``
+    i64[n, 5]: what was lost: kind of record, processor, from, to (ns), events (-1 = unknown). ``tally``
+    i64[7]: the samples and changes are those of this call, all else goes on. ``rounds``: stop after the end
+    of a round.
     """
     sorts = kinds.size > 0
     top = tally[TOP]

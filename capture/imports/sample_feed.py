@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hindsight.capture.compiled import compiled
-from hindsight.capture.conversion.decode import EARLIEST, IDS, LATEST, UNKNOWN
+from hindsight.capture.conversion.decode import EARLIEST, LATEST
 from hindsight.capture.conversion.events import Kind
 from hindsight.capture.conversion.index import Advance, CpuCounts
 from hindsight.capture.conversion.stream import Unsuited
@@ -33,6 +33,7 @@ from hindsight.capture.conversion.stretches import (
     Views,
     store_events,
 )
+from hindsight.capture.conversion.walk import IDS, UNKNOWN
 from hindsight.capture.imports import reframe as of
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.perf_data import PerfData
@@ -78,10 +79,10 @@ def take_samples(
     """Store the samples of a piece.
 
     ``words`` … ``tally`` as in :func:`hindsight.capture.imports.reframe.find_samples` (``whose`` is its
-    ``owner``); ``found`` and ``other``: room for samples (:class:`Found`); ``places`` i64[MAX_CPU], zeros; ``sorting`` … as in
-    :func:`hindsight.capture.conversion.stretches.store_events`. False when a sample is of no kind or too
-    short. ``state`` goes on with the latest sample so far, that at the end of the last round, that at the end
-    of the round before it: nothing comes that happened before.
+    ``owner``); ``found`` and ``other``: room for samples (:class:`Found`); ``places`` i64[MAX_CPU], zeros;
+    ``sorting`` … as in :func:`hindsight.capture.conversion.stretches.store_events`. False when a sample is of
+    no kind or too short. ``state`` goes on with the latest sample so far, that at the end of the last round,
+    that at the end of the round before it: nothing comes that happened before.
     """
     # Numba takes plain tuples in less time, which is much for what is called for each piece.
     found, other, sorting = Found(*found), Found(*other), Sorting(*sorting)

@@ -23,17 +23,9 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from hindsight.capture.compiled import compiled
-from hindsight.capture.conversion.decode import (
-    EARLIEST,
-    IDS,
-    LATEST,
-    SHORT_PAYLOAD,
-    UNKNOWN,
-    UNKNOWN_ID,
-    CpuEvents,
-    Problem,
-)
+from hindsight.capture.conversion.decode import EARLIEST, LATEST, CpuEvents, Problem
 from hindsight.capture.conversion.index import RawIndex, read_exactly
+from hindsight.capture.conversion.walk import IDS, SHORT_PAYLOAD, UNKNOWN, UNKNOWN_ID
 from hindsight.capture.formats import EventFormat
 from hindsight.capture.segments.checksum import Checksum
 from hindsight.capture.segments.segment import open_raw

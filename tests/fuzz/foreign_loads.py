@@ -13,7 +13,7 @@ from pathlib import Path
 from foreign_files import ForeignFiles
 from target import Failed
 
-from hindsight.capture.conversion.columns import EventTable, Layout, Rows
+from hindsight.capture.conversion.columns import Layout, Rows
 from hindsight.capture.conversion.convert import Recording
 from hindsight.capture.conversion.events import Trace
 from hindsight.capture.conversion.scratch import Scratch
@@ -98,14 +98,14 @@ class ForeignLoads(ForeignFiles):
 
     def _decode(self, trace: Trace) -> int:
         events = 0
-        for cpus, _ in trace.slices():
+        for slice_, _ in trace.slices():
             for kind in trace.kinds:
-                rows = sum(cpu.rows(kind.number) for cpu in cpus)
+                rows = int(slice_.counts[kind.number]) if slice_.counts.size else 0
                 if not rows:
                     continue
                 events += rows
                 if self._number % _DECODED == 0 and kind.table is not None:
-                    table = EventTable(kind.number, kind.format, cpus)
+                    table = slice_.table(kind)
                     layout = Layout(kind.format, kind.plan, Rows(kind.table.columns, rows, Scratch(), 0))
                     table.into(layout, slice(0, rows), 0)
                     ts = layout.rows.numbers["ts"]

@@ -8,14 +8,16 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from reference import reference
 
 from hindsight.capture.conversion import stream
+from hindsight.capture.conversion.stretches import HIGH, LOW
 from hindsight.capture.formats import parse_event, parse_header_page
-from hindsight.capture.imports import framing, page_feed, sample_feed
+from hindsight.capture.imports import framing, page_feed, sample_feed, samples
 from hindsight.capture.imports import pages as pages_of
 from hindsight.capture.imports.importing import import_files
 from hindsight.errors import VerificationError
@@ -74,7 +76,7 @@ def imported(
     file.write_bytes(built.perf_file(source, numbers, data))
     copied: list[bool] = []
     slices: list[int] = []
-    run, decode = framing.Framer.run, stream._decode
+    run, split = framing.Framer.run, stream._split
 
     def spy(self: framing.Framer, advance: object) -> object:
         copied.append(True)
@@ -82,14 +84,14 @@ def imported(
 
     def count(*args: Any) -> object:
         slices.append(1)
-        return decode(*args)
+        return split(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(framing.Framer, "run", spy)
-        patch.setattr(stream, "_decode", count)
-        # In small pieces and slices, most blocks are decoded in part, several times.
+        patch.setattr(stream, "_split", count)
+        # In small pieces and slices, many stretches are had in parts.
         patch.setattr(sample_feed, "_PIECE_BYTES", 8192)
-        patch.setattr(sample_feed, "_PIECES", 1)
+        patch.setattr(sample_feed, "_ROOM_BYTES", 8192)
         (result,) = import_files([file], tmp_path / "out", slice_bytes=20_000)
     assert result.lost == 0
     return tables(tmp_path / "out"), 0 if copied else len(slices)
@@ -123,6 +125,10 @@ def test_same_tables(
         assert once > 1
         equal(one, rest)
     rest, once = imported(tmp_path / "scattered", source, scattered, numbers, monkeypatch)
+    assert once == 1
+    equal(one, rest)
+    monkeypatch.setattr(samples._Loader, "stream", lambda self, advance: None)
+    rest, once = imported(tmp_path / "copied", source, scattered, numbers, monkeypatch)
     assert not once
     equal(one, rest)
 
@@ -198,7 +204,7 @@ def test_pages_in_any_order(
 def test_payloads_of_any_length(
     tmp_path: Path, source: built.Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their sizes are written over the pages: a block that two slices need is decoded twice all the same."""
+    """They are held with their sizes: a stretch that is cut in two by the end of a slice has them in both."""
     formats = dict(source.formats)
     source.formats.clear()
     # Of a system that nobody knows: all tables are derived, and texts are of any length.
@@ -209,21 +215,21 @@ def test_payloads_of_any_length(
     finally:
         source.formats.clear()
         source.formats.update(formats)
-    saved = []
-    decode = stream._decode
+    cut = []
+    split = stream._split
 
-    def spy(blocks: list[stream.Block], memory: Any, earliest: int, latest: int, *rest: Any) -> object:
-        saved.extend(b for b in blocks if b.overwrites and b.high > latest and b.low <= latest)
-        return decode(blocks, memory, earliest, latest, *rest)
+    def spy(held: np.ndarray, latest: int, views: Any) -> object:
+        cut.extend(np.flatnonzero((held[:, LOW] <= latest) & (held[:, HIGH] > latest)))
+        return split(held, latest, views)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream, "_decode", spy)
+        patch.setattr(stream, "_split", spy)
         patch.setattr(page_feed, "_LARGEST", 16384)
         patch.setattr(page_feed, "_SMALLEST", 16384)
         import_files([file], tmp_path / "once", slice_bytes=4096)
         patch.setattr(pages_of._Loader, "stream", lambda self, advance: None)
         import_files([file], tmp_path / "indexed")
-    assert saved
+    assert cut
     equal(tables(tmp_path / "once"), tables(tmp_path / "indexed"))
 
 

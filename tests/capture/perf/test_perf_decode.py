@@ -171,8 +171,8 @@ def test_in_slices(tmp_path_factory: pytest.TempPathFactory, data: bytes, block:
         assert any(p.count is None for p in index.problems) == (bad or used < len(data))
         times: dict[int, list[int]] = {k.id: [] for k in KINDS}
         trace = InstanceTrace("tasks", [], [index])
-        for cpus, _ in trace.slices(Workers(1), 300):
-            for events in cpus:
+        for part, _ in trace.slices(Workers(1), 300):
+            for events in part.cpus:
                 for number, k in enumerate(KINDS):
                     here = events.ts[events.span(number)]
                     times[k.id] += np.sort(here).tolist()
