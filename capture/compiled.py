@@ -15,7 +15,7 @@ from numba import config, njit
 
 from hindsight.compiled import chosen, directory
 
-_DIRECTORY = chosen() or str(directory(Path(__file__).resolve().parent))
+_DIRECTORY = str(directory(Path(__file__).resolve().parent, chosen()))
 
 
 def compiled(function: Callable[..., Any]) -> Any:

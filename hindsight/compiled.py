@@ -11,20 +11,24 @@ from pathlib import Path
 _NAME = "numba-"
 
 
-def directory(room: Path) -> Path:
+def directory(room: Path, below: str = "") -> Path:
     """Where numba keeps the compiled code of this state of the sources of a room (a package's directory).
 
     numba looks for changes in the file of the compiled function alone: it would go on with old code when a
     function that is called from another file changed, or a constant. A directory per state of all sources
-    rules that out; those of other states are removed.
+    rules that out. It is ``below`` a directory, or else beside the sources, where those of other states are
+    removed; where nothing can be written there, among what the user's programs keep.
     """
     digest = hashlib.sha256()
     for source in sorted(room.rglob("*.py")):
         digest.update(source.relative_to(room).as_posix().encode())
         digest.update(source.read_bytes())
-    cache = room / "__pycache__"
+    cache = Path(below) if below else room / "__pycache__"
+    if not below and not os.access(cache if cache.exists() else room, os.W_OK):
+        of_user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        cache = of_user / "hindsight" / hashlib.sha256(os.fsencode(room)).hexdigest()[:16]
     current = cache / f"{_NAME}{digest.hexdigest()[:16]}"
-    for old in cache.glob(f"{_NAME}*"):
+    for old in () if below else cache.glob(f"{_NAME}*"):
         if old != current:
             shutil.rmtree(old, ignore_errors=True)
     return current

@@ -71,6 +71,17 @@ def test_capture_has_its_own(tmp_path: Path) -> None:
     assert all(place.startswith(given) for place in run(IN_CAPTURE, tmp_path, NUMBA_CACHE_DIR=given).split())
 
 
+def test_sources_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = tmp_path / "room"
+    room.mkdir()
+    (room / "constants.py").write_text("BITS = 10\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    assert directory(room).is_relative_to(room)
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(room))  # not for root
+    assert directory(room).is_relative_to(tmp_path / "kept" / "hindsight")
+    assert directory(room, str(tmp_path / "given")).is_relative_to(tmp_path / "given")
+
+
 def test_what_another_room_has_set_was_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(directory(tmp_path)))
     assert chosen() == ""

@@ -31,7 +31,7 @@ from hindsight.capture.conversion.stretches import (
     PLACE,
     SIZE,
     STRETCH_BITS,
-    Columns,
+    StretchColumns,
     Views,
 )
 from hindsight.capture.conversion.workers import NONE, Workers
@@ -81,7 +81,7 @@ class StreamedTrace:
 
     name: str
     kinds: list[Kind]
-    columns: Columns
+    columns: StretchColumns
     feeds: Sequence[Feed]
     facts: Callable[[], dict[str, Any]]
     counts: Callable[[], list[CpuCounts]]
@@ -126,7 +126,9 @@ class StreamedTrace:
 class StretchSlice:
     """The events of a slice: see :class:`hindsight.capture.conversion.events.EventSlice`."""
 
-    def __init__(self, kinds: list[Kind], columns: Columns, stretches: np.ndarray, views: Views) -> None:
+    def __init__(
+        self, kinds: list[Kind], columns: StretchColumns, stretches: np.ndarray, views: Views
+    ) -> None:
         self._columns, self._views = columns, views
         # By kind and processor; those of both as they came.
         order = np.lexsort((stretches[:, CPU], stretches[:, KIND]))

@@ -20,7 +20,7 @@ from hindsight.capture.conversion.stretches import (
     ROWS,
     STRETCH_BITS,
     STRETCH_ROWS,
-    Columns,
+    StretchColumns,
     Views,
 )
 
@@ -108,7 +108,7 @@ def copy_rows(
 
     ``parts`` i64[n + 1, 3]: consecutive rows, the number of the first; the stretch that has them (its rows
     from the third number on), or -1: these are the rows of ``codes`` (u32) from there on. ``columns``
-    i64[m, 3]: as :meth:`hindsight.capture.conversion.stretches.Columns.targets`.
+    i64[m, 3]: as :meth:`hindsight.capture.conversion.stretches.StretchColumns.targets`.
     """
     for c in range(columns.shape[0]):
         column = np.uint64(c)
@@ -156,7 +156,7 @@ class StretchTable:
     memory that they are in.
     """
 
-    def __init__(self, kind: Kind, columns: Columns, stretches: np.ndarray, views: Views) -> None:
+    def __init__(self, kind: Kind, columns: StretchColumns, stretches: np.ndarray, views: Views) -> None:
         self._kind = kind
         self._columns = columns
         self._stretches = np.ascontiguousarray(stretches)

@@ -193,7 +193,7 @@ def store_events(
         first = after
 
 
-class Columns:
+class StretchColumns:
     """Which columns stretches of some kinds have: ``shape``, and ``sources`` of each kind, in its order."""
 
     def __init__(self, kinds: Sequence[Kind]) -> None:

@@ -15,8 +15,8 @@ from hindsight.capture.conversion.stretches import (
     FILLED,
     SIZE,
     STRETCH_ROWS,
-    Columns,
     Sorting,
+    StretchColumns,
     Views,
     store_events,
 )
@@ -62,7 +62,7 @@ class PageFeed:
         self,
         cpu: int,
         decoder: PageDecoder,
-        columns: Columns,
+        columns: StretchColumns,
         pages: int,
         fill: Callable[[np.ndarray], int],
     ) -> None:
@@ -118,7 +118,7 @@ def page_feeds(
     cpus: list[CpuPages],
     compression: Compression,
     decoder: PageDecoder,
-    columns: Columns,
+    columns: StretchColumns,
     advance: Advance,
 ) -> list[PageFeed]:
     """A feed for each processor."""

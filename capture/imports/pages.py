@@ -27,7 +27,7 @@ from hindsight.capture.conversion.index import (
 )
 from hindsight.capture.conversion.reconcile import OVERRUN, RING_FULL
 from hindsight.capture.conversion.stream import StreamedTrace
-from hindsight.capture.conversion.stretches import Columns
+from hindsight.capture.conversion.stretches import StretchColumns
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.capture.imports import facts
@@ -153,7 +153,7 @@ class _Loader:
         if len(formats) > _MANY:
             return None
         kinds = _kinds(formats)
-        columns = Columns(kinds)
+        columns = StretchColumns(kinds)
         decoder = PageDecoder(self.layout, formats, columns.with_payloads)
         feeds = page_feeds(self.file, self.buffer.cpus, self.trace.compression, decoder, columns, advance)
 

@@ -27,9 +27,9 @@ from hindsight.capture.conversion.stretches import (
     LOW,
     SIZE,
     STRETCH_ROWS,
-    Columns,
     Shape,
     Sorting,
+    StretchColumns,
     Views,
     store_events,
 )
@@ -162,7 +162,7 @@ class SampleFeed(SampleReader):
     """Reads samples, some pieces at a time: see :class:`hindsight.capture.conversion.stream.Feed`."""
 
     def __init__(
-        self, file: Foreign, data: PerfData, kinds: list[Kind], columns: Columns, advance: Advance
+        self, file: Foreign, data: PerfData, kinds: list[Kind], columns: StretchColumns, advance: Advance
     ) -> None:
         super().__init__(file, data, _PIECE_BYTES)
         self.bound = LATEST if self.ended else EARLIEST

@@ -16,7 +16,7 @@ from hindsight.capture.conversion.events import InstanceTrace, foreign_kind
 from hindsight.capture.conversion.index import Advance, RawIndex
 from hindsight.capture.conversion.reconcile import DECODE, RING_FULL
 from hindsight.capture.conversion.stream import StreamedTrace
-from hindsight.capture.conversion.stretches import Columns
+from hindsight.capture.conversion.stretches import StretchColumns
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.formats import EventFormat
 from hindsight.capture.imports import facts
@@ -121,7 +121,7 @@ class _Loader:
             return None
         formats = self._formats()
         kinds = [foreign_kind(number, layout) for number, layout in enumerate(formats)]
-        columns = Columns(kinds)
+        columns = StretchColumns(kinds)
         feed = SampleFeed(self.file, self.data, kinds, columns, advance)
         return StreamedTrace(
             facts.INSTANCE,

@@ -16,7 +16,14 @@ from hindsight.capture.conversion.decode import LATEST
 from hindsight.capture.conversion.events import Kind, foreign_kind
 from hindsight.capture.conversion.scratch import Scratch
 from hindsight.capture.conversion.stream import StreamedTrace, Unsuited
-from hindsight.capture.conversion.stretches import SIZE, STRETCH_ROWS, Columns, Sorting, Views, store_events
+from hindsight.capture.conversion.stretches import (
+    SIZE,
+    STRETCH_ROWS,
+    Sorting,
+    StretchColumns,
+    Views,
+    store_events,
+)
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.formats import EventFormat, Field
 from hindsight.capture.schema import EVENT_COLUMNS, Column, Table
@@ -70,7 +77,7 @@ def payload(event: Event) -> bytes:
 class Feed:
     """Stores events in the order given, so many at once; ``bounds``: of the time that was not reached."""
 
-    def __init__(self, columns: Columns, events: list[Event], at_once: int) -> None:
+    def __init__(self, columns: StretchColumns, events: list[Event], at_once: int) -> None:
         self._columns, self._shape, self._events = columns, columns.own(), events
         self._at_once = at_once
         self._sorting = Sorting.room(len(KINDS))
@@ -113,7 +120,7 @@ def runs(events: list[Event]) -> Iterator[tuple[int, int, int]]:
             first = n
 
 
-def streamed(feeds: list[Feed], columns: Columns) -> StreamedTrace:
+def streamed(feeds: list[Feed], columns: StretchColumns) -> StreamedTrace:
     return StreamedTrace("some", KINDS, columns, feeds, dict, list)
 
 
@@ -181,7 +188,7 @@ def disorder(draw: st.DrawFn) -> list[Event]:
 @settings(deadline=None, max_examples=150)
 @given(disorder(), st.integers(1, 120), st.sampled_from([1, 200, 2000, 1 << 20]))
 def test_one_feed(events: list[Event], at_once: int, slice_bytes: int) -> None:
-    columns = Columns(KINDS)
+    columns = StretchColumns(KINDS)
     found, _ = rows(streamed([Feed(columns, events, at_once)], columns), slice_bytes)
     assert found == expected(events)
 
@@ -189,7 +196,7 @@ def test_one_feed(events: list[Event], at_once: int, slice_bytes: int) -> None:
 @settings(deadline=None, max_examples=100)
 @given(disorder(), st.integers(1, 60), st.sampled_from([1, 500, 1 << 20]), st.integers(1, 2))
 def test_a_feed_for_each_processor(events: list[Event], at_once: int, slice_bytes: int, jobs: int) -> None:
-    columns = Columns(KINDS)
+    columns = StretchColumns(KINDS)
     cpus = sorted({event[1] for event in events})
     feeds = [Feed(columns, [e for e in events if e[1] == cpu], at_once) for cpu in cpus]
     found, slices = rows(streamed(feeds, columns), slice_bytes, jobs)
@@ -199,7 +206,7 @@ def test_a_feed_for_each_processor(events: list[Event], at_once: int, slice_byte
 
 def test_slices_end_where_nothing_earlier_is_left() -> None:
     events = [(ts, ts % 3, 0, ts) for ts in range(1, 2000)]
-    columns = Columns(KINDS)
+    columns = StretchColumns(KINDS)
     found, slices = rows(streamed([Feed(columns, events, 50)], columns), 500)
     assert slices > 20 and found == expected(events)
 
@@ -208,7 +215,7 @@ def test_an_event_that_comes_too_late_is_unsuited() -> None:
     """A feed that said it would not."""
     events = [(10 * n, 0, 0, n) for n in range(1, 60)]
     events[50] = (15, 0, 0, 50)
-    columns = Columns(KINDS)
+    columns = StretchColumns(KINDS)
 
     class Wrong(Feed):
         def _bound(self) -> None:
@@ -224,7 +231,7 @@ def test_an_event_that_comes_too_late_is_unsuited() -> None:
 def test_more_than_can_be_held_is_unsuited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "MOST_BYTES", 1)
     events = [(100 - n, 0, 0, n) for n in range(50)]
-    columns = Columns(KINDS)
+    columns = StretchColumns(KINDS)
     with pytest.raises(Unsuited):
         rows(streamed([Feed(columns, events, 10)], columns), 1)
 
@@ -234,7 +241,7 @@ def test_a_value_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch, numb
     number_column = Column("number", "u32", "")
     table = Table("wide", (*EVENT_COLUMNS, number_column), "", "some/wide")
     monkeypatch.setattr(sys.modules[__name__], "KINDS", [Kind(0, KINDS[0].format, table), *KINDS[1:]])
-    columns = Columns(KINDS)
+    columns = StretchColumns(KINDS)
     trace = streamed([Feed(columns, [(1, 0, 0, 5), (2, 0, 0, number)], 9)], columns)
     if fits:
         assert rows(trace, 1)[0][0][1] == (2, 0, number % 1000, number)
