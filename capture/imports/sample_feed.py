@@ -45,7 +45,7 @@ _PIECE_BYTES = 512 << 10
 _HEAD_BYTES = 28
 """A sample without its record has a header, its time and its processor, and the size of the record."""
 _ROOM_BYTES = 4 << 20
-"""Rows that are stored before any are wanted, at least."""
+"""Of rows, stored before any are wanted, at least."""
 _MIXED = 16
 """Changes of processor among the samples that are stored together, up to which they are left as they are."""
 
@@ -84,7 +84,7 @@ def take_samples(
     no kind or too short. ``state`` goes on with the latest sample so far, that at the end of the last round,
     that at the end of the round before it: nothing comes that happened before.
     """
-    # Numba takes plain tuples in less time, which is much for what is called for each piece.
+    # Plain tuples are handed over in less time than named ones, and this is called for each piece.
     found, other, sorting = Found(*found), Found(*other), Sorting(*sorting)
     shape, views = Shape(*shape), Views(*views)
     going = True
