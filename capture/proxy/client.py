@@ -7,7 +7,7 @@ dataset to prepare. What can change a host is not part of ``capture``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from hindsight.capture.proxy.errors import Malformed
 from hindsight.capture.proxy.records import Snapshot
@@ -66,6 +66,14 @@ class Preparable(Proxy, Protocol):
 
     def discard(self) -> None:
         """Have the dataset dropped."""
+
+
+@runtime_checkable
+class Bounded(Proxy, Protocol):
+    """A proxy that is not waited for longer than asked, though it hang in the kernel."""
+
+    def snapshot_within(self, budget_s: float | None) -> Snapshot:
+        """Its state now. Raises Hanging when that takes longer, and at once as long as it does."""
 
 
 def typed(snapshot: Snapshot, quantities: Mapping[str, Quantity]) -> Snapshot:

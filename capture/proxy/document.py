@@ -1,8 +1,8 @@
 """Proxies that give a snapshot as a JSON document in a file: character device, FUSE, sysfs, procfs.
 
 Another process reads it (:mod:`.reader`). The file is opened for each snapshot, read from the beginning to
-its end, and closed: a document is consistent within one open, what vanished is noticed, what was mounted
-can be unmounted.
+the end of the document, and closed: a document is consistent within one open, what vanished is noticed, what
+was mounted can be unmounted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hindsight.capture.proxy import parsing
 from hindsight.capture.proxy.client import Description, Quantity, typed
-from hindsight.capture.proxy.errors import unreadable
+from hindsight.capture.proxy.errors import hanging, unreadable
 from hindsight.capture.proxy.reader import Reader
 from hindsight.capture.proxy.records import DOCUMENT_BYTES, Snapshot
 
@@ -48,10 +48,16 @@ class DocumentProxy:
 
     def snapshot(self) -> Snapshot:
         """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
+        return self.snapshot_within(None)
+
+    def snapshot_within(self, budget_s: float | None) -> Snapshot:
+        """As in :class:`~hindsight.capture.proxy.client.Bounded`."""
         try:
-            data = self._reader.read()
+            data = self._reader.read(budget_s)
         except OSError as error:
             raise unreadable(str(self._path), error) from error
+        if data is None:
+            raise hanging(self.name, budget_s or 0)
         found = parsing.snapshot(data)
         self._subsystem = found.subsystem
         return typed(found, self._known.get(found.subsystem, {}))

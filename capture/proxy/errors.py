@@ -29,6 +29,11 @@ class Refused(NotPermittedError):
     """The kernel does not let this process read the proxy, or lacks what it takes."""
 
 
+def hanging(name: str, budget_s: float) -> Hanging:
+    """The error of a proxy that takes longer than its budget."""
+    return Hanging(f"{name} did not answer within {budget_s:g} s", "It is asked again once it has answered.")
+
+
 def unreadable(place: str, error: OSError) -> HindsightError:
     """The error of a proxy that could not be read: :class:`Gone`, :class:`Refused`, or a plain failure."""
     reason = f"{place}: {error.strerror or 'it cannot be read'}"

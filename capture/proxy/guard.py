@@ -1,4 +1,5 @@
-"""Reading a proxy must not stall its reader: each one is read in a thread of its own, within a budget."""
+"""Reading a proxy must not stall its reader: each one is read within a budget, in a thread of its own unless
+it sees to that itself."""
 
 from __future__ import annotations
 
@@ -7,10 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hindsight.capture.proxy.client import Description, Proxy
-from hindsight.capture.proxy.errors import Hanging, unreadable
+from hindsight.capture.proxy.client import Bounded, Description, Proxy
+from hindsight.capture.proxy.errors import hanging, unreadable
 from hindsight.capture.proxy.records import Snapshot
-from hindsight.errors import HindsightError
 
 BUDGET_S = 1.0
 """How long a reader waits for one answer."""
@@ -48,7 +48,9 @@ class Guarded:
         self._abandoned: _Call | None = None
         # Now, not at the first call: a recording leaves out of the trace the threads that exist already.
         self._thread = threading.Thread(target=self._serve, name=f"proxy {self.name}"[:15], daemon=True)
-        self._thread.start()
+        self._bounded = proxy if isinstance(proxy, Bounded) else None
+        if self._bounded is None:
+            self._thread.start()
 
     def describe(self) -> Description:
         """As in :class:`Proxy`."""
@@ -56,6 +58,8 @@ class Guarded:
 
     def snapshot(self) -> Snapshot:
         """As in :class:`Proxy`; raises Hanging as well."""
+        if self._bounded is not None:
+            return self._bounded.snapshot_within(self._budget_s)
         found: Snapshot = self.call(self._proxy.snapshot)
         return found
 
@@ -70,24 +74,18 @@ class Guarded:
     def call(self, work: Callable[[], Any]) -> Any:
         """The result of ``work``, which runs in the proxy's thread."""
         if self._abandoned is not None and not self._abandoned.done.is_set():
-            raise self._hanging()
+            raise hanging(self.name, self._budget_s)
         self._abandoned = None
         call = _Call(work)
         self._calls.put(call)
         if not call.done.wait(self._budget_s):
             self._abandoned = call
-            raise self._hanging()
+            raise hanging(self.name, self._budget_s)
         if isinstance(call.error, OSError):
             raise unreadable(self.name, call.error) from call.error
         if call.error is not None:
             raise call.error
         return call.result
-
-    def _hanging(self) -> HindsightError:
-        return Hanging(
-            f"{self.name} did not answer within {self._budget_s:g} s",
-            "It is asked again once it has answered.",
-        )
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -96,6 +94,9 @@ class Guarded:
 
     def close(self) -> None:
         """Let go of the proxy; of one that hangs, when it answers."""
+        if self._bounded is not None:
+            self._bounded.close()
+            return
         self._calls.put(None)
         if self._abandoned is None or self._abandoned.done.is_set():
             self._thread.join(self._budget_s)

@@ -119,9 +119,9 @@ class Fuse:
         except (ImportError, OSError) as error:
             raise Impossible(f"mfusepy or libfuse is missing ({error}): apt-get install fuse3") from error
         self._mount = directory / "mount"
-        self._commands = directory / "commands"
+        self.commands = directory / "commands"
         self._mount.mkdir()
-        self._commands.mkdir()
+        self.commands.mkdir()
         self._child: subprocess.Popen[bytes] | None = None
         self.appear()
 
@@ -133,14 +133,14 @@ class Fuse:
         return self._mount
 
     def _put(self, name: str, data: bytes) -> None:
-        temporary = self._commands / f".{name}"
+        temporary = self.commands / f".{name}"
         temporary.write_bytes(data)
-        temporary.rename(self._commands / name)
+        temporary.rename(self.commands / name)
 
     def give(self, document: dict[str, Any]) -> None:
         self._put("document", json.dumps(document).encode())
         with contextlib.suppress(FileNotFoundError):
-            (self._commands / "bytes").unlink()
+            (self.commands / "bytes").unlink()
 
     def give_bytes(self, data: bytes) -> None:
         self._put("bytes", data)
@@ -152,7 +152,7 @@ class Fuse:
         self._put("hang", b"")
 
     def resume(self) -> None:
-        (self._commands / "hang").unlink()
+        (self.commands / "hang").unlink()
 
     def vanish(self) -> None:
         """Its server is killed: the mount stays and is dead."""
@@ -163,7 +163,7 @@ class Fuse:
 
     def appear(self) -> None:
         unmount(self._mount)
-        command = [sys.executable, str(HERE / "served_files.py"), str(self._mount), str(self._commands)]
+        command = [sys.executable, str(HERE / "served_files.py"), str(self._mount), str(self.commands)]
         self._child = subprocess.Popen(command)
         for _ in range(500):
             if os.path.ismount(self._mount):

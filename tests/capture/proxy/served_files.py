@@ -3,11 +3,13 @@
     python served_files.py MOUNTPOINT COMMANDS
 
 COMMANDS/bytes: serve these; else COMMANDS/document: serve it, numbered and dated at each open. As long as
-COMMANDS/hang is there, reads do not return.
+COMMANDS/hang is there, reads do not return. COMMANDS/most: no read returns more bytes. COMMANDS/reads has a
+byte for each of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -52,6 +54,10 @@ class Files(mfusepy.Operations):
     def read(self, path, size, offset, fh):
         while (self._commands / "hang").exists():
             time.sleep(0.01)
+        with (self._commands / "reads").open("ab") as reads:
+            reads.write(b".")
+        with contextlib.suppress(FileNotFoundError):
+            size = min(size, int((self._commands / "most").read_bytes()))
         return self._opened[fh][offset : offset + size]
 
     def release(self, path, fh):

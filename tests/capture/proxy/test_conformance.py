@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,33 @@ def test_conformance(transport: Any, case: str) -> None:
         conformance.CASES[case](transport)
     except conformance.Impossible as error:
         pytest.skip(f"{transport.name}: {error}")
+
+
+def test_a_document_in_pieces_is_read_to_its_end_and_not_beyond(tmp_path: Path) -> None:
+    """Wherever a piece ends: after a line, after a brace, after both within the document."""
+    try:
+        transport = served.Fuse(tmp_path)
+    except conformance.Impossible as error:
+        pytest.skip(str(error))
+    commands = transport.commands
+    try:
+        proxy = transport.proxy()
+        text = json.dumps(conformance.GOLDEN | {"sequence": 7, "mono_ns": 8}, indent=0).replace(",\n", "\n,")
+        assert text.count("}\n") > 2
+        # The last one has no end of its line: only the next, empty, piece says that it is over.
+        for data, more in ((text + "\n", 0), (text, 1)):
+            transport.give_bytes(data.encode())
+            for most in (1, 2, 3, 64, len(data) - 1, len(data), len(data) + 1):
+                (commands / "most").write_text(str(most))
+                (commands / "reads").write_bytes(b"")
+                assert proxy.snapshot().sequence == 7
+                assert len((commands / "reads").read_bytes()) == -(-len(data) // most) + more
+            for end in range(text.index("}\n"), len(text), 5):
+                (commands / "most").write_text(str(end))
+                assert proxy.snapshot().sequence == 7
+        proxy.close()
+    finally:
+        transport.close()
 
 
 def test_a_character_device_conforms() -> None:
