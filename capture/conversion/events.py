@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,10 +35,11 @@ class Kind:
     table: Table | None
     generic: Generic | None = None
 
-    @property
+    @cached_property
     def plan(self) -> list[Source]:
         """Where the columns of its table come from, but ``ts`` and ``cpu``."""
-        assert self.table is not None
+        if self.table is None:
+            return []
         return sources(self.format, self.table) if self.generic is None else self.generic.sources
 
 

@@ -21,6 +21,7 @@ from hindsight.capture.compiled import compiled
 from hindsight.capture.conversion.columns import Rows, Source, check_lost, number_field
 from hindsight.capture.conversion.events import Kind
 from hindsight.capture.conversion.gather import gather_rows
+from hindsight.capture.schema import numpy_dtype
 
 KIND, CPU, PLACE, ROWS, BEGIN, END, LOW, HIGH, SIZE = range(9)
 """Of a stretch (i64[9]): its kind and processor; where it begins (bytes, a multiple of 8) and its rows; from
@@ -203,7 +204,7 @@ class StretchColumns:
         for kind, sources in zip(kinds, self.sources, strict=True):
             told = [number_field(kind.format, source) for source in sources]
             wide = 8 * (1 + sum(field[5] == 8 for field in told))
-            held = 4 if any(s.column.dtype == "str" for s in _plan(kind)) else 0
+            held = 4 if any(s.column.dtype == "str" for s in kind.plan) else 0
             payload.append(wide if held else 0)
             at = 8
             for field in told:
@@ -265,11 +266,7 @@ class StretchColumns:
         return (int(raw_bytes * most) + 64) // 8 * 8
 
 
-def _plan(kind: Kind) -> list[Source]:
-    return [] if kind.table is None else kind.plan
-
-
 def _numbers(kind: Kind) -> list[Source]:
     """The sources of numbers, those of the widest columns first."""
-    numbers = [source for source in _plan(kind) if source.column.dtype != "str"]
-    return sorted(numbers, key=lambda source: -number_field(kind.format, source)[5])
+    numbers = [source for source in kind.plan if source.column.dtype != "str"]
+    return sorted(numbers, key=lambda source: -np.dtype(numpy_dtype(source.column)).itemsize)
