@@ -297,10 +297,6 @@ class EventTable:
         self.ts = self._run.ts
         self.cpu = self._run.cpu
 
-    def text(self, field: Field, rows: slice = slice(None)) -> Text:
-        """See :func:`text_of`."""
-        return text_of(self._kind, field, self._words, self._run.at[rows])
-
     def into(self, layout: Layout, rows: slice, place: int) -> dict[str, Text]:
         """Store the columns of some rows: numbers in those of ``layout``, from row ``place`` on; texts are
         returned.

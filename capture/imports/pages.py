@@ -218,7 +218,7 @@ def _kinds(formats: list[EventFormat]) -> list[Kind]:
     return [foreign_kind(number, layout) for number, layout in enumerate(formats)]
 
 
-def _spooled(chunks: Iterator[memoryview], target: Path, piece_bytes: int) -> Iterator[np.ndarray]:
+def _spooled(chunks: Iterator[Any], target: Path, piece_bytes: int) -> Iterator[np.ndarray]:
     """Write what chunks hold into the file ``target``; yields its content (u8) as it grows.
 
     All pieces but the last have ``piece_bytes``; each is valid until the next.

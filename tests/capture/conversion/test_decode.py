@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Decoded, reference, signed
 
-from hindsight.capture.conversion.columns import EventTable, Text, intern
+from hindsight.capture.conversion.columns import EventTable, Text, intern, text_of
 from hindsight.capture.conversion.convert import convert
 from hindsight.capture.conversion.decode import decode_cpu, load_words
 from hindsight.capture.formats import EventFormat, PageLayout, parse_event, parse_header_page
@@ -342,12 +342,12 @@ def test_text_of_variable_length() -> None:
 
     texts = [b"abc\0", b"\0", b"a longer text\0", b"abc\0"]
     cpu = decode_cpu(0, np.frombuffer(page(1, [located(t) for t in texts]), "<u4"), LAYOUT, [layout])
-    text = EventTable(0, layout, [cpu]).text(layout.fields["what"])
+    text = text_of(layout, layout.fields["what"], cpu.words, cpu.at)
     assert [text.values[code] for code in text.codes] == [t.rstrip(b"\0") for t in texts]
     beyond = event(7, 1, struct.pack("<I", 12 | 0xFFFF << 16))
     cpu = decode_cpu(0, np.frombuffer(page(1, [beyond]), "<u4"), LAYOUT, [layout])
     with pytest.raises(VerificationError):
-        EventTable(0, layout, [cpu]).text(layout.fields["what"])
+        text_of(layout, layout.fields["what"], cpu.words, cpu.at)
 
 
 @settings(max_examples=50, deadline=None)
