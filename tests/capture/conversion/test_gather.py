@@ -75,3 +75,20 @@ def test_any_fields(plan: list[Source], seed: bytes, count: int, syscall: bool) 
     assert numbers["ts"][2:].tolist() == ts.tolist() and set(numbers["cpu"][2:].tolist()) == {3}
     for source, values in zip(plan, wanted, strict=True):
         assert numbers[source.column.name][2:].tolist() == values
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("dtype", ["i64", "u64"])
+def test_a_negative_number_stays_negative_in_a_wider_column(size: int, dtype: str) -> None:
+    """What is only copied is not what has to be extended."""
+    source = Source(Column("f", dtype, "", ""), Field("f", "", 8, size, True))
+    kind = EventFormat("some", "event", 7, {"f": source.field})
+    words = np.full(4, 0xFFFFFFFE, "<u4").view("u1")
+    words[8 : 8 + size] = np.frombuffer((-2).to_bytes(size, "little", signed=True), "u1")
+    cpus = [
+        CpuEvents(0, words.view("<u4"), np.array([0, 1]), np.zeros(1, np.int64), np.zeros(1, "<u4"), 0, [])
+    ]
+    columns = [Column("ts", "i64", "", ""), Column("cpu", "u16", "", ""), source.column]
+    layout = Layout(kind, [source], Rows(columns, 1, Scratch(), "event"))
+    EventTable(0, kind, cpus).into(layout, slice(0, 1), 0)
+    assert layout.rows.numbers["f"].view("<i8").tolist() == [-2]
