@@ -100,6 +100,11 @@ class PageCounts:
         """The arrays per page, in the order in which :func:`walk` takes them."""
         return self.ts, self.end, self.low, self.high, self.state, self.missed, self.bad
 
+    def cut(self, pages: int) -> None:
+        """Only so many pages were there."""
+        self.ts, self.end, self.low, self.high = (a[:pages] for a in (self.ts, self.end, self.low, self.high))
+        self.state, self.missed, self.bad = (a[:pages] for a in (self.state, self.missed, self.bad))
+
     def problems(self, before: int | None, after: int | None) -> list[Problem]:
         """Damage and missed events, in order. ``before``: when the page before these ended; ``after``: when
         the page after them begins; None where there is none.
@@ -126,18 +131,18 @@ class PageCounts:
         return found
 
 
-class Listing(NamedTuple):
-    """Room for events in the order in which they come: ``ts`` i64 (ns), ``at`` u32 (words to the payload),
-    ``kind`` u16, ``size`` u32 (words of the payload).
+class Pages(NamedTuple):
+    """What pages hold, as :func:`walk` takes it: ``layout`` u64[3], ``kind_of_id`` u16[65536], ``need``
+    u64[kinds]; ``sized`` bool[kinds]: the payloads of these have no fixed length.
     """
 
-    ts: np.ndarray
-    at: np.ndarray
-    kind: np.ndarray
-    size: np.ndarray
+    layout: np.ndarray
+    kind_of_id: np.ndarray
+    need: np.ndarray
+    sized: np.ndarray
 
 
-_NOTHING = Listing(*(np.empty(0, dtype) for dtype in ("<i8", "<u4", "<u2", "<u4")))
+_NOTHING = tuple(np.empty(0, dtype) for dtype in ("<i8", "<u4", "<u4", "<u2"))
 
 
 class PageDecoder:
@@ -151,33 +156,27 @@ class PageDecoder:
         self._sized = tuple(sized)
         self.page_words = layout.page_bytes // 4
         self.kinds = len(kinds)
-        self._kind_of_id = np.full(IDS, UNKNOWN, np.uint16)
-        self._need = np.zeros(len(kinds), np.uint64)
-        for number, kind in enumerate(kinds):
-            self._kind_of_id[kind.id] = number
-            self._need[number] = (kind.payload_bytes + 3) // 4
-        self._layout = np.array(
-            [self.page_words, layout.commit_offset // 4, layout.data_offset // 4], np.uint64
+        place = [self.page_words, layout.commit_offset // 4, layout.data_offset // 4]
+        self.pages = Pages(
+            np.array(place, np.uint64),
+            np.full(IDS, UNKNOWN, np.uint16),
+            np.zeros(len(kinds), np.uint64),
+            np.zeros(len(kinds), np.bool_),
         )
+        for number, kind in enumerate(kinds):
+            self.pages.kind_of_id[kind.id] = number
+            self.pages.need[number] = (kind.payload_bytes + 3) // 4
+        self.pages.sized[list(sized)] = True
 
-    def count(
-        self, words: np.ndarray, block_pages: int | None = None, listing: Listing | None = None
-    ) -> PageCounts:
-        """Count the events of each kind in every block of ``block_pages`` pages (None: one block), and write
-        them down in ``listing``.
-        """
+    def count(self, words: np.ndarray, block_pages: int | None = None) -> PageCounts:
+        """Count the events of each kind in every block of ``block_pages`` pages (None: one block)."""
         pages = words.size // self.page_words
         size = max(pages, 1) if block_pages is None else block_pages
         found = PageCounts(-(-pages // size) if block_pages else 1, self.kinds, pages)
-        out = _NOTHING if listing is None else listing
+        none, *nothing = _NOTHING
         walk(
-            words, self._layout, self._kind_of_id, self._need, size, found.counts, *found.arrays,
-            False, _NOTHING.ts, 0, 0, 0, out.ts, out.at, out.size, out.kind,
+            words, *self.pages[:3], size, found.counts, *found.arrays, False, none, 0, 0, 0, none, *nothing
         )  # fmt: skip
-        if listing is not None and found.counts[:, list(self._sized)].any():
-            kinds = listing.kind[: found.counts.sum()]
-            some = np.flatnonzero(np.isin(kinds, self._sized))
-            words[listing.at[some] - np.uint32(1)] = listing.size[some] * np.uint32(4)
         return found
 
     def fill(
@@ -197,8 +196,8 @@ class PageDecoder:
         sizes = np.empty(ts.size if self._sized else 0, np.uint32)
         begun = cursor.copy()
         walk(
-            words, self._layout, self._kind_of_id, self._need, max(pages, 1), cursor.reshape(1, -1),
-            *scratch.arrays, True, limit, origin, earliest, latest, ts, at, sizes, _NOTHING.kind,
+            words, *self.pages[:3], max(pages, 1), cursor.reshape(1, -1), *scratch.arrays, True, limit,
+            origin, earliest, latest, ts, at, sizes, _NOTHING[3],
         )  # fmt: skip
         for kind in self._sized:
             some = slice(int(begun[kind]), int(min(cursor[kind], limit[kind])))

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from isal.isal_zlib import crc32
 
-from hindsight.capture.conversion.decode import TRUNCATED, Listing, PageCounts, PageDecoder, Problem
+from hindsight.capture.conversion.decode import TRUNCATED, PageCounts, PageDecoder, Problem
 from hindsight.capture.segments.checksum import Checksum
 from hindsight.capture.segments.segment import open_raw
 from hindsight.errors import VerificationError
@@ -209,13 +209,15 @@ class PageCounter:
         self._before: int | None = None
         self.ends: list[int] = []
 
-    def add(self, piece: np.ndarray, listing: Listing | None = None) -> PageCounts:
-        """Count those of some more bytes (u8); only the last piece may end within a page. ``listing``: see
-        :meth:`hindsight.capture.conversion.decode.PageDecoder.count`.
-        """
+    def add(self, piece: np.ndarray) -> None:
+        """Count those of some more bytes (u8); only the last piece may end within a page."""
+        whole = piece.size // self._page_bytes * self._page_bytes
+        self.take(self._decoder.count(piece[:whole].view("<u4"), self._block_pages), piece.size)
+
+    def take(self, found: PageCounts, size: int) -> None:
+        """Take in what some more bytes (``size``) hold; only those of the last may end within a page."""
         page_bytes, block_pages = self._page_bytes, self._block_pages
-        whole = piece.size // page_bytes * page_bytes
-        found = self._decoder.count(piece[:whole].view("<u4"), block_pages, listing)
+        whole = size // page_bytes * page_bytes
         if self._pending is not None:
             counts, before = self._pending
             extend(self._problems, counts.problems(before, int(found.ts[0]) if whole else None))
@@ -229,8 +231,7 @@ class PageCounter:
             self.ends += (self._at + np.append(starts[1:], pages) * page_bytes).tolist()
             self._before = int(found.end[-1])
             self._unusable += int(found.bad.sum())
-        self._at += piece.size
-        return found
+        self._at += size
 
     def finish(self) -> CpuCounts:
         """What all pieces held, if there are no more."""

@@ -96,6 +96,9 @@ class TableWriter:
         self._layout = Layout(kind, plan, self._rows)
         self._codes = {c.name: np.empty(group_rows, np.int32) for c in columns if c.dtype == "str"}
         self._places: dict[str, dict[bytes, int]] = {name: {} for name in self._codes}
+        # Of numbers alone, each full row group is the same memory; but bits are copied.
+        self._same = all(c.dtype not in ("str", "bool") for c in columns)
+        self._full: pa.Table | None = None
         self._writer: pq.ParquetWriter | None = None
         self._file: pa.NativeFile | None = None
 
@@ -131,16 +134,23 @@ class TableWriter:
     def _flush(self) -> None:
         if self._held == 0:
             return
+        if self._writer is None:
+            self._file = pa.OSFile(str(self.path), "wb")
+            self._writer = open_writer(self._file, self._schema)
+        full = self._held == self._size
+        rows = self._full if full and self._full is not None else self._group()
+        if full and self._same:
+            self._full = rows
+        self._writer.write_table(rows, row_group_size=self._held)
+        self._held = 0
+
+    def _group(self) -> pa.Table:
+        """The rows that are held; of numbers they are the same memory."""
         arrays = [
             self._dictionary(f.name) if f.name in self._codes else self._numbers(f.name, f.type)
             for f in self._schema
         ]
-        if self._writer is None:
-            self._file = pa.OSFile(str(self.path), "wb")
-            self._writer = open_writer(self._file, self._schema)
-        rows = pa.Table.from_arrays(arrays, schema=self._schema)
-        self._writer.write_table(rows, row_group_size=self._held)
-        self._held = 0
+        return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _numbers(self, name: str, kind: pa.DataType) -> pa.Array:
         numbers = self._rows.numbers[name][: self._held]

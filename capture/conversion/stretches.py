@@ -199,6 +199,7 @@ class StretchColumns:
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self._kinds = kinds
+        self._targets: dict[int, tuple[Rows, np.ndarray]] = {}
         self.sources = [_numbers(kind) for kind in kinds]
         fields, before, row_bytes, payload = [], [], [], []
         for kind, sources in zip(kinds, self.sources, strict=True):
@@ -239,6 +240,9 @@ class StretchColumns:
         """Where the columns of a kind go in ``rows``, i64[n, 3], the times first: bytes of a row in the
         columns before, bytes of a value, where the column begins in ``rows``, in values.
         """
+        known = self._targets.get(kind)
+        if known is not None and known[0] is rows:
+            return known[1]
         some = slice(*self.shape.first[kind:][:2])
         names = ["ts", *(source.column.name for source in self.sources[kind])]
         targets = np.empty((len(names), 3), np.int64)
@@ -246,6 +250,7 @@ class StretchColumns:
         targets[1:, 0] = self.shape.before[some]
         targets[1:, 1] = self.shape.fields[some, 5]
         targets[:, 2] = [rows.begins[name] for name in names]
+        self._targets[kind] = rows, targets
         return targets
 
     @property
