@@ -15,7 +15,7 @@ ROOMS = ("capture", "subsystems", "models", "pipeline", "advisor", "lab")
 
 # room -> (rooms or modules of ours that it may import, third-party packages that it may import)
 RULES: dict[str, tuple[set[str], set[str]]] = {
-    "capture": (set(), {"numpy", "numba", "pyarrow", "isal", "zstandard"}),
+    "capture": (set(), {"numpy", "numba", "llvmlite", "pyarrow", "isal", "zstandard"}),
     "subsystems": ({"hindsight.capture.schema"}, {"numpy", "numba"}),
     "models": (set(), {"numpy", "numba", "xgboost", "cryptography"}),
     "pipeline": (

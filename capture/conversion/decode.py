@@ -103,7 +103,7 @@ class PageCounts:
     def cut(self, pages: int) -> None:
         """Only so many pages were there."""
         self.ts, self.end, self.low, self.high = (a[:pages] for a in (self.ts, self.end, self.low, self.high))
-        self.state, self.missed, self.bad = (a[:pages] for a in (self.state, self.missed, self.bad))
+        self.state, self.missed, self.bad = self.state[:pages], self.missed[:pages], self.bad[:pages]
 
     def problems(self, before: int | None, after: int | None) -> list[Problem]:
         """Damage and missed events, in order. ``before``: when the page before these ended; ``after``: when

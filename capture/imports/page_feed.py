@@ -22,7 +22,8 @@ from hindsight.capture.conversion.stretches import (
     store_events,
 )
 from hindsight.capture.conversion.walk import walk
-from hindsight.capture.imports.compression import Compression, Filling
+from hindsight.capture.imports.chunks import Chunks
+from hindsight.capture.imports.compression import Compression
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.trace_dat import CpuPages
 
@@ -218,7 +219,7 @@ def _filling(
     if not pages.size:
         return lambda into: 0
     if pages.compressed:
-        return Filling(compression.chunks(file, pages.offset, pages.size, advance))
+        return Chunks(file, compression, pages.offset, pages.size, advance)
     at, end = pages.offset, pages.offset + pages.size
 
     def fill(into: np.ndarray) -> int:

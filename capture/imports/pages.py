@@ -31,7 +31,8 @@ from hindsight.capture.conversion.stretches import StretchColumns
 from hindsight.capture.conversion.workers import Workers
 from hindsight.capture.formats import EventFormat, PageLayout
 from hindsight.capture.imports import facts
-from hindsight.capture.imports.compression import Filling, write_all
+from hindsight.capture.imports.chunks import Chunks
+from hindsight.capture.imports.compression import write_all
 from hindsight.capture.imports.facts import Counts, Keys, Origin
 from hindsight.capture.imports.foreign import Foreign
 from hindsight.capture.imports.page_feed import page_feeds
@@ -187,7 +188,7 @@ class _Loader:
             finally:
                 os.close(descriptor)
         target = self.scratch(self.capture) / f"cpu{pages.cpu}.pages"
-        chunks = self.trace.compression.chunks(self.file, pages.offset, pages.size, advance)
+        chunks = Chunks(self.file, self.trace.compression, pages.offset, pages.size, advance)
         return index_pieces(pages.cpu, target, 0, _spooled(chunks, target, piece_bytes(decoder)), decoder)
 
     def _texts(self, kinds: list[Kind]) -> dict[str, str]:
@@ -218,16 +219,15 @@ def _kinds(formats: list[EventFormat]) -> list[Kind]:
     return [foreign_kind(number, layout) for number, layout in enumerate(formats)]
 
 
-def _spooled(chunks: Iterator[Any], target: Path, piece_bytes: int) -> Iterator[np.ndarray]:
+def _spooled(chunks: Chunks, target: Path, piece_bytes: int) -> Iterator[np.ndarray]:
     """Write what chunks hold into the file ``target``; yields its content (u8) as it grows.
 
     All pieces but the last have ``piece_bytes``; each is valid until the next.
     """
-    fill = Filling(chunks)
     buffer = np.empty(piece_bytes, np.uint8)
     out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        while size := fill(buffer):
+        while size := chunks(buffer):
             write_all(out, buffer[:size].data)
             yield buffer[:size]
     finally:

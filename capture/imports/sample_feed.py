@@ -158,6 +158,19 @@ def _store(
         begin = stop
 
 
+@compiled
+def count_stretches(stretches: Any, events: Any, low: Any, high: Any) -> None:
+    """Add stretches to what processors have: ``events`` i64[cpus, kinds], ``low`` and ``high`` i64[cpus]:
+    the earliest and the latest (ns).
+    """
+    for n in range(stretches.shape[0]):
+        i = np.uint64(n)
+        cpu = np.uint64(stretches[i, CPU])
+        events[cpu, np.uint64(stretches[i, KIND])] += stretches[i, END]
+        low[cpu] = min(low[cpu], stretches[i, LOW])
+        high[cpu] = max(high[cpu], stretches[i, HIGH])
+
+
 class SampleFeed(SampleReader):
     """Reads samples, some pieces at a time: see :class:`hindsight.capture.conversion.stream.Feed`."""
 
@@ -183,7 +196,8 @@ class SampleFeed(SampleReader):
         self._found, self._other = tuple(Found.room()), tuple(Found.room())
         self._places, self._sorting = np.zeros(of.MAX_CPU, np.int64), tuple(Sorting.room(len(self._need)))
         self._state = np.array([0, 0, EARLIEST, EARLIEST, EARLIEST], np.int64)
-        self._counts: dict[int, CpuCounts] = {}
+        self._events = np.zeros((0, len(self._need)), np.int64)
+        self._low = self._high = np.empty(0, np.int64)
 
     def read(self, views: Views, begin: int) -> np.ndarray:
         """The stretches of the next pieces. Raises what :meth:`step` does, VerificationError for values that
@@ -191,8 +205,10 @@ class SampleFeed(SampleReader):
         """
         self._views = tuple(views)
         self._state[[FILLED, COUNT]] = begin, 0
+        used = 0
         while not self.ended and self._has_room(begin):
-            self._advance(self.step(self._piece_room))
+            used += self.step(self._piece_room)
+        self._advance(used)
         self._columns.check(Shape(*self._shape).lost)
         self.bound = LATEST if self.ended else int(self._state[_BOUND])
         stretches = self._stretches[: int(self._state[COUNT])].copy()
@@ -216,16 +232,19 @@ class SampleFeed(SampleReader):
             raise Unsuited
 
     def _count(self, stretches: np.ndarray) -> None:
-        for cpu in np.unique(stretches[:, CPU]).tolist():
-            some = stretches[stretches[:, CPU] == cpu]
-            counts = np.bincount(some[:, KIND], some[:, END], len(self._need)).astype(np.int64)
-            low, high = some[:, LOW].min(), some[:, HIGH].max()
-            if cpu in self._counts:
-                before = self._counts[cpu]
-                counts = counts + before.counts[0]
-                low, high = min(low, before.low[0]), max(high, before.high[0])
-            self._counts[cpu] = CpuCounts(cpu, np.array([low]), np.array([high]), counts[None], 0, [])
+        cpus = int(stretches[:, CPU].max(initial=-1)) + 1
+        before = len(self._low)
+        if cpus > before:
+            self._events = np.concatenate(
+                [self._events, np.zeros((cpus - before, self._events.shape[1]), np.int64)]
+            )
+            self._low = np.concatenate([self._low, np.full(cpus - before, LATEST)])
+            self._high = np.concatenate([self._high, np.full(cpus - before, EARLIEST)])
+        count_stretches(stretches, self._events, self._low, self._high)
 
     def counts(self) -> list[CpuCounts]:
         """What was read so far, by processor."""
-        return [self._counts[cpu] for cpu in sorted(self._counts)]
+        return [
+            CpuCounts(cpu, self._low[cpu, None], self._high[cpu, None], self._events[cpu, None], 0, [])
+            for cpu in np.flatnonzero(self._events.any(axis=1)).tolist()
+        ]
