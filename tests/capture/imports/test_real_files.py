@@ -97,6 +97,8 @@ def test_the_result_does_not_depend_on_how_it_is_made(
     import_files([trace(name)], tmp_path / "a", jobs=1)
     for piece in ("sample_feed._PIECE_BYTES", "framing._PIECE_BYTES", "page_feed._LARGEST"):
         monkeypatch.setattr(f"hindsight.capture.imports.{piece}", 70_000)
+    monkeypatch.setattr("hindsight.capture.imports.page_feed._PIECE_BYTES", 30_000)
+    monkeypatch.setattr("hindsight.capture.imports.page_feed._BLOCK_BYTES", 9_000)
     import_files([trace(name)], tmp_path / "b", jobs=2, slice_bytes=50_000)
     monkeypatch.setattr("hindsight.capture.imports.pages._Loader.stream", lambda self, advance: None)
     monkeypatch.setattr("hindsight.capture.imports.samples._Loader.stream", lambda self, advance: None)
