@@ -1,4 +1,4 @@
-"""What is said of pages that are read once, and stored block by block, against the index of the same pages."""
+"""What is said of pages that are read once, stored block by block, against the index of the same pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE = built.PAGE
 
 
 def damaged(data: bytes, seed: int) -> bytes:
-    """Pages, some of which end within an event, lost events before them, or are empty from some place on; the last is cut."""
+    """Pages, some of which end within an event, lost events before them, or end in zeros; the last is cut."""
     pages = np.frombuffer(data, np.uint8).copy().reshape(-1, PAGE)
     random = np.random.default_rng(seed)
     for number in random.integers(0, len(pages), 6).tolist():
