@@ -50,7 +50,7 @@ class Counters:
         """Rows of the table ``counters``. A total that fell is marked: the kernel counts anew."""
         now = time.monotonic_ns()
         full = not self._all_ns or now - self._all_ns >= _ALL_EVERY_NS
-        rows: list[tuple[str, dict[str, Any]]] = []
+        rows: list[dict[str, Any]] = []
         seen = {}
         for source, count in self._look():
             key = source, count.scope, count.name
@@ -58,24 +58,21 @@ class Counters:
             seen[key] = count.value
             if full or before != count.value:
                 rows.append(
-                    (
-                        TABLE,
-                        {
-                            "ts": now,
-                            "source": source,
-                            "scope": count.scope,
-                            "name": count.name,
-                            "value": count.value,
-                            "unit": count.unit,
-                            "total": count.total,
-                            "reset": count.total and before is not None and count.value < before,
-                        },
-                    )
+                    {
+                        "ts": now,
+                        "source": source,
+                        "scope": count.scope,
+                        "name": count.name,
+                        "value": count.value,
+                        "unit": count.unit,
+                        "total": count.total,
+                        "reset": count.total and before is not None and count.value < before,
+                    }
                 )
         self._known = seen  # what is gone (a device) begins anew
         if full:
             self._all_ns = now
-        return Sampled(rows)
+        return Sampled({TABLE: rows})
 
     def close(self) -> None:
         """Release what is read from."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import re
 
-from hindsight.capture.proxy import attributes
-from hindsight.capture.proxy.attributes import Making
+from hindsight.capture.proxy.attributes import Attributes, Making
 from hindsight.capture.proxy.client import Description, Quantity
 from hindsight.capture.proxy.errors import Malformed
 from hindsight.capture.proxy.records import Actuator, Snapshot
@@ -66,7 +65,11 @@ def devices() -> list[str]:
         names = sorted(os.listdir(_BLOCK))
     except OSError:
         return []
-    return [name for name in names if attributes.number(f"{_BLOCK}/{name}/size")]
+    attributes = Attributes()
+    try:
+        return [name for name in names if attributes.number(f"{_BLOCK}/{name}/size")]
+    finally:
+        attributes.close()
 
 
 class BlockDevice:
@@ -78,6 +81,7 @@ class BlockDevice:
         self._directory = f"{_BLOCK}/{device}"
         self._making = Making(f"{NAME}:{device.replace('!', '_')}", NAME, self._directory)
         self.name = f"{NAME}:{device}"
+        self._attributes = Attributes()
 
     def describe(self) -> Description:
         """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
@@ -86,7 +90,7 @@ class BlockDevice:
     def snapshot(self) -> Snapshot:
         """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
         try:
-            columns = attributes.numbers(f"{self._directory}/stat")
+            columns = self._attributes.numbers(f"{self._directory}/stat")
         except OSError as error:
             raise self._making.gone(error) from error
         if len(columns) < _LEAST_COLUMNS:
@@ -96,7 +100,7 @@ class BlockDevice:
             value = self._queue(quantity.name)
             if value is not None:
                 state[quantity.name] = value
-        size = attributes.number(f"{self._directory}/size")
+        size = self._attributes.number(f"{self._directory}/size")
         if size is not None:
             state["size"] = size
         return self._making.make(state, _actuators(state))
@@ -104,14 +108,15 @@ class BlockDevice:
     def _queue(self, name: str) -> int | None:
         path = f"{self._directory}/queue/{name}"
         if name != "write_cache":
-            return attributes.number(path)
+            return self._attributes.number(path)
         try:
-            return int(attributes.read(path).strip() == b"write back")
+            return int(self._attributes.read(path).strip() == b"write back")
         except OSError:
             return None
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
+        self._attributes.close()
 
 
 def _actuators(state: dict[str, int]) -> tuple[Actuator, ...]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 
-from hindsight.capture.proxy import attributes
-from hindsight.capture.proxy.attributes import Making
+from hindsight.capture.proxy.attributes import Attributes, Making
 from hindsight.capture.proxy.client import Description, Quantity
 from hindsight.capture.proxy.errors import Malformed
 from hindsight.capture.proxy.records import Actuator, Snapshot
@@ -98,7 +97,7 @@ QUANTITIES = {
 }
 
 
-def pressure(resource: str) -> dict[str, int]:
+def pressure(attributes: Attributes, resource: str) -> dict[str, int]:
     """What /proc/pressure says of a resource, by quantity; empty: this kernel, or this boot, has none.
 
     Raises Malformed.
@@ -120,7 +119,7 @@ def pressure(resource: str) -> dict[str, int]:
     return found
 
 
-def _lru_gen() -> int | None:
+def _lru_gen(attributes: Attributes) -> int | None:
     try:
         return int(attributes.read("/sys/kernel/mm/lru_gen/enabled"), 16)
     except (OSError, ValueError):
@@ -134,6 +133,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._making = Making(NAME, NAME, _VMSTAT)
+        self._attributes = Attributes()
 
     def describe(self) -> Description:
         """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
@@ -142,21 +142,21 @@ class Memory:
     def snapshot(self) -> Snapshot:
         """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
         try:
-            counters = attributes.table(_VMSTAT)
+            state = self._attributes.table(_VMSTAT, (*_PAGES, *_EVENTS))
         except OSError as error:
             raise self._making.gone(error) from error
-        state = {name: counters[name] for name in (*_PAGES, *_EVENTS) if name in counters}
         for resource in _RESOURCES:
-            state |= pressure(resource)
-        generations = _lru_gen()
+            state |= pressure(self._attributes, resource)
+        generations = _lru_gen(self._attributes)
         if generations is not None:
             state["lru_gen"] = generations
         actuators = []
         for name, (least, most) in _SYSCTLS.items():
-            value = attributes.number(f"/proc/sys/vm/{name}")
+            value = self._attributes.number(f"/proc/sys/vm/{name}")
             if value is not None:
                 actuators.append(Actuator(name, value, least, most, "host"))
         return self._making.make(state, tuple(actuators))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """As in :class:`~hindsight.capture.proxy.client.Proxy`."""
+        self._attributes.close()

@@ -64,8 +64,8 @@ class Reader:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process, unless it runs."""
-        if self._child is None or self._child.poll() is not None:
+        """Start the process, unless there is one."""
+        if self._child is None:
             self._asked = False
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, *self._arguments],
@@ -82,37 +82,50 @@ class Reader:
         None when that takes longer than ``seconds`` (None: it is waited for). As long as it does, each
         further call gives None at once.
         """
-        self.start()
-        child = self._child
-        assert child is not None and child.stdin is not None and child.stdout is not None
-        answers = child.stdout.fileno()
         if self._asked:
-            if not _ready(answers, 0):
+            if not _ready(self._pipes()[1], 0):
                 return None
-            self._answer(answers)  # it is of long ago
-        child.stdin.write(b"\n")
-        self._asked = True
-        if not _ready(answers, seconds):
+            self._answer()  # it is of long ago
+        try:
+            self._ask()
+        except BrokenPipeError:  # it was ended, by somebody else
+            self._forget()
+            self._ask()
+        if not _ready(self._pipes()[1], seconds):
             return None
-        number, data = self._answer(answers)
+        number, data = self._answer()
         if number:
             raise OSError(number, os.strerror(number))
         return data
 
-    def _answer(self, descriptor: int) -> tuple[int, bytes]:
-        number, size = _HEAD.unpack(self._exactly(descriptor, _HEAD.size))
-        data = self._exactly(descriptor, min(size, self._most + 1))
-        self._asked = False
-        return number, data
+    def _pipes(self) -> tuple[int, int]:
+        self.start()
+        child = self._child
+        assert child is not None and child.stdin is not None and child.stdout is not None
+        return child.stdin.fileno(), child.stdout.fileno()
 
-    def _exactly(self, descriptor: int, size: int) -> bytes:
+    def _ask(self) -> None:
+        os.write(self._pipes()[0], b"\n")
+        self._asked = True
+
+    def _forget(self) -> None:
+        self.close()
+        self._child, self._asked = None, False
+
+    def _answer(self) -> tuple[int, bytes]:
+        descriptor = self._pipes()[1]
         data = b""
-        while len(data) < size:
-            piece = os.read(descriptor, size - len(data))
+        want = _HEAD.size
+        while len(data) < want:
+            piece = os.read(descriptor, _HEAD.size + self._most + 1 - len(data))
             if not piece:
+                self._forget()
                 raise OSError(5, "the process that reads it was ended")
             data += piece
-        return data
+            if len(data) >= _HEAD.size:
+                want = _HEAD.size + min(_HEAD.unpack_from(data)[1], self._most + 1)
+        self._asked = False
+        return _HEAD.unpack_from(data)[0], data[_HEAD.size : want]
 
     def close(self) -> None:
         """End the process; one that hangs ends when the kernel lets go of it. From any thread."""

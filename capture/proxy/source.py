@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 from hindsight.capture import host
 from hindsight.capture.options import RecordOptions
-from hindsight.capture.proxy.client import Order, Proxy
+from hindsight.capture.proxy.client import Bounded, Order, Proxy
 from hindsight.capture.proxy.document import DocumentProxy
-from hindsight.capture.proxy.guard import Guarded
+from hindsight.capture.proxy.guard import BUDGET_S
 from hindsight.capture.proxy.records import Snapshot
 from hindsight.capture.proxy.registry import proxies
 from hindsight.capture.recording.ledger import Loss
 from hindsight.capture.recording.sampler import Sampled
+from hindsight.capture.segments.rowfiles import Columns, Rows
 
 SNAPSHOTS, VALUES, QUANTITIES = "proxy_snapshots", "proxy_values", "proxy_quantities"
 
@@ -27,7 +29,8 @@ SNAPSHOTS, VALUES, QUANTITIES = "proxy_snapshots", "proxy_values", "proxy_quanti
 class ProxySource:
     """One proxy, sampled every ``every_s`` seconds (:class:`~hindsight.capture.recording.sampler.Source`).
 
-    ``hidden`` makes a pseudonym of what identifies the boot.
+    ``hidden`` makes a pseudonym of what identifies the boot. A proxy that hangs keeps the thread that samples
+    it, and the sampler says so; one that can be waited for is asked again.
     """
 
     table = SNAPSHOTS
@@ -37,8 +40,11 @@ class ProxySource:
         self.every_s = every_s
         if isinstance(proxy, DocumentProxy):
             proxy.start()  # now: a recording leaves the threads that exist when it begins out of the trace
-        self._proxy = Guarded(proxy)
-        self._hidden = hidden
+        self._proxy = proxy
+        self._snapshot = (
+            partial(proxy.snapshot_within, BUDGET_S) if isinstance(proxy, Bounded) else proxy.snapshot
+        )
+        self._hidden = cache(hidden)
         self._order = Order()
         self._described = ""
         self._last_ns = 0
@@ -46,22 +52,22 @@ class ProxySource:
     def sample(self) -> Sampled:
         """Read the proxy once. Raises what is wrong with it."""
         begun = time.monotonic_ns()
-        snapshot = self._proxy.snapshot()
+        snapshot = self._snapshot()
         now = time.monotonic_ns()
         missing = self._order.follow(snapshot)
         if missing < 0:  # nothing new
-            return Sampled(())
+            return Sampled({})
         losses = []
         if missing and self._last_ns:
             cause = f"{self.name}: snapshots that it made and that were not read"
             losses.append(Loss(None, None, SNAPSHOTS, self._last_ns, now, missing, missing, cause))
         self._last_ns = now
-        rows: list[tuple[str, dict[str, Any]]] = []
+        rows: dict[str, Rows] = {}
         if self._described != snapshot.subsystem:
             self._described = snapshot.subsystem
-            rows += [(QUANTITIES, row) for row in self._quantities(snapshot)]
-        rows.append((SNAPSHOTS, self._row(snapshot, now, now - begun)))
-        rows += [(VALUES, row) for row in values(snapshot, now)]
+            rows[QUANTITIES] = list(self._quantities(snapshot))
+        rows[SNAPSHOTS] = [self._row(snapshot, now, now - begun)]
+        rows[VALUES] = values(snapshot, now)
         return Sampled(rows, losses)
 
     def _row(self, snapshot: Snapshot, now: int, read_ns: int) -> dict[str, Any]:
@@ -89,16 +95,27 @@ class ProxySource:
         self._proxy.close()
 
 
-def values(snapshot: Snapshot, ts: int) -> Iterator[dict[str, Any]]:
+def values(snapshot: Snapshot, ts: int) -> Columns:
     """The rows of ``proxy_values`` of a snapshot: state, actuators, lost, each by name."""
-    same = {"ts": ts, "proxy": snapshot.proxy, "sequence": snapshot.sequence}
-    for name in sorted(snapshot.state):
-        yield same | {"kind": "state", "name": name, "value": snapshot.state[name]}
-    for actuator in sorted(snapshot.actuators):
-        bounds = {"min": actuator.min, "max": actuator.max, "scope": actuator.scope}
-        yield same | {"kind": "actuator", "name": actuator.name, "value": actuator.current} | bounds
-    for name in sorted(snapshot.lost):
-        yield same | {"kind": "lost", "name": name, "value": snapshot.lost[name]}
+    state, actuators, lost = sorted(snapshot.state), sorted(snapshot.actuators), sorted(snapshot.lost)
+    before, after = [None] * len(state), [None] * len(lost)
+    return Columns(
+        {
+            "ts": ts,
+            "proxy": snapshot.proxy,
+            "sequence": snapshot.sequence,
+            "kind": ["state"] * len(state) + ["actuator"] * len(actuators) + ["lost"] * len(lost),
+            "name": [*state, *(actuator.name for actuator in actuators), *lost],
+            "value": [
+                *map(snapshot.state.__getitem__, state),
+                *(actuator.current for actuator in actuators),
+                *map(snapshot.lost.__getitem__, lost),
+            ],
+            "min": [*before, *(actuator.min for actuator in actuators), *after],
+            "max": [*before, *(actuator.max for actuator in actuators), *after],
+            "scope": [*before, *(actuator.scope for actuator in actuators), *after],
+        }
+    )
 
 
 def sources(options: RecordOptions) -> list[ProxySource]:

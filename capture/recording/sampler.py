@@ -8,21 +8,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from hindsight.capture.recording.ledger import Loss
-from hindsight.capture.segments.rowfiles import Row
+from hindsight.capture.segments.rowfiles import Rows
 from hindsight.errors import HindsightError
 
 _END_S = 1.0
 """How long the end of a recording waits for samples that are being taken."""
+_HANGS_S = 2.0
+"""A sample that takes longer is said not to come, before it does; a source that waits itself gives up in
+half of that."""
 
 
 class Sampled(NamedTuple):
-    """One sample: rows, each with its table, and what the source knows to be missing before it."""
+    """One sample: the rows of each table, and what the source knows to be missing before it."""
 
-    rows: Sequence[tuple[str, Row]]
+    rows: Mapping[str, Rows]
     losses: Sequence[Loss] = ()
 
 
@@ -53,7 +56,7 @@ class Sampler:
     def __init__(
         self,
         sources: Iterable[Source],
-        append: Callable[[str, Iterable[Row]], bool],
+        append: Callable[[str, Rows], bool],
         say: Callable[[str], None],
     ) -> None:
         self._append = append
@@ -61,6 +64,8 @@ class Sampler:
         self._begin = threading.Event()
         self._end = threading.Event()
         self._found: deque[Loss] = deque()
+        self._lock = threading.Lock()
+        """Of what watches say; but for the end, a hanging source is found by who asks for losses."""
         self._watches = [_Watch(source) for source in sources]
         for watch in self._watches:
             watch.thread = threading.Thread(
@@ -76,7 +81,13 @@ class Sampler:
         self._begin.set()
 
     def losses(self) -> list[Loss]:
-        """What was not sampled, since the last call."""
+        """What was not sampled, since the last call. To be called at intervals: it looks for sources that
+        hang, too.
+        """
+        until = time.monotonic_ns() - int(_HANGS_S * 1e9)
+        for watch in self._watches:
+            if 0 < watch.begun_ns < until:
+                self._fail(watch, "it does not answer", watch.begun_ns)
         found = []
         while self._found:
             found.append(self._found.popleft())
@@ -90,9 +101,10 @@ class Sampler:
         for watch in self._watches:
             watch.thread.join(max(until - time.monotonic(), 0))
         for watch in self._watches:
-            if watch.thread.is_alive():
-                watch.fail("it hangs")
-            self._settle(watch)
+            with self._lock:
+                if watch.thread.is_alive():
+                    watch.fail("it hangs")
+                self._settle(watch)
             watch.source.close()
         self._watches = []
 
@@ -111,13 +123,11 @@ class Sampler:
 
     def _take(self, watch: _Watch) -> None:
         source = watch.source
+        watch.begun_ns = time.monotonic_ns()
         try:
             sampled = source.sample()
-            by_table: dict[str, list[Row]] = {}
-            for table, row in sampled.rows:
-                by_table.setdefault(table, []).append(row)
-            for table, rows in by_table.items():
-                if not self._append(table, rows):
+            for table, rows in sampled.rows.items():
+                if rows and not self._append(table, rows):
                     break
             self._found.extend(sampled.losses)
         except HindsightError as error:
@@ -129,21 +139,31 @@ class Sampler:
         except Exception as error:  # a source must not end the recording, whatever it did
             self._fail(watch, repr(error)[:200])
             return
-        now = time.monotonic_ns()
-        if watch.failing is not None:
-            self._settle(watch)
+        with self._lock:
+            watch.begun_ns = 0
+            now = time.monotonic_ns()
+            again = watch.failing is not None
+            if again:
+                self._settle(watch)
+            elif now - watch.last_ns > 2 * source.every_s * 1e9:
+                self._lose(watch, watch.last_ns, now, "it is slow")
+            watch.last_ns = now
+        if again:
             self._say(f"{source.name} is sampled again")
-        elif now - watch.last_ns > 2 * source.every_s * 1e9:
-            self._lose(watch, watch.last_ns, now, "it is slow")
-        watch.last_ns = now
 
-    def _fail(self, watch: _Watch, why: str) -> None:
-        before = watch.failing
-        if before != why:
+    def _fail(self, watch: _Watch, why: str, begun_ns: int = 0) -> None:
+        """A source fails; ``begun_ns``: if it is still at the sample that it began then."""
+        with self._lock:
+            if begun_ns and watch.begun_ns != begun_ns:
+                return
+            if not begun_ns:
+                watch.begun_ns = 0
+            if watch.failing == why:
+                return
             self._settle(watch)
             watch.fail(why)
-            if not self._end.is_set():
-                self._say(f"{watch.source.name} cannot be sampled: {why}")
+        if not self._end.is_set():
+            self._say(f"{watch.source.name} cannot be sampled: {why}")
 
     def _settle(self, watch: _Watch) -> None:
         """The interval in which a source failed ends now."""
@@ -158,13 +178,15 @@ class Sampler:
 
 
 class _Watch:
-    """A source, its thread, when it was last sampled, and why it fails (None: it does not)."""
+    """A source, its thread, when it was last sampled, when the sample was begun that is being taken (0: none
+    is), and why it fails (None: it does not).
+    """
 
     thread: threading.Thread
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.last_ns = 0
+        self.last_ns = self.begun_ns = 0
         self.failing: str | None = None
 
     def fail(self, why: str) -> None:

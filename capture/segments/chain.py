@@ -13,7 +13,7 @@ from hindsight.capture import host
 from hindsight.capture.recording.ledger import Ledger, Loss
 from hindsight.capture.recording.tracer import Stats
 from hindsight.capture.segments.opening import Description, Usage, in_chunks, stats_as_json
-from hindsight.capture.segments.rowfiles import Row
+from hindsight.capture.segments.rowfiles import Columns, Rows
 from hindsight.capture.segments.sealer import Sealer, thread_ids
 from hindsight.capture.segments.unsealed import RESERVE, OpenSegment
 
@@ -135,12 +135,12 @@ class Segments:
                 self.current.note({"kind": "loss", "row": loss.row()})
                 self._dirty = True
 
-    def append(self, table: str, rows: Iterable[Row]) -> bool:
+    def append(self, table: str, rows: Rows) -> bool:
         """Append sampled rows to the current segment, from any thread; False when there is none.
 
         Raises OSError (ENOSPC, …).
         """
-        rows = list(rows)
+        rows = rows if isinstance(rows, Columns) else list(rows)
         while (segment := self.current) is not None:
             if segment.append(table, rows):
                 self._dirty = True

@@ -20,11 +20,12 @@ from typing import Any
 MAX_LINE = 64 << 20
 """The longest line that is read, in bytes; a longer one is left out."""
 _CHECKSUM = 8  # hexadecimal digits
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 def encode(entry: Mapping[str, Any]) -> bytes:
     """One entry as a line: CRC-32 of the JSON in 8 hexadecimal digits, a blank, the JSON, a newline."""
-    text = json.dumps(entry, separators=(",", ":")).encode()
+    text = _JSON.encode(entry).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hindsight.capture.segments.journal import Journal, read
 
@@ -21,6 +21,17 @@ SUFFIX = ".jsonl"
 _NAME = re.compile(r"rows/([a-z][a-z0-9_]{0,63})\.jsonl")
 
 Row = Mapping[str, Any]
+
+
+class Columns(NamedTuple):
+    """The rows of a sample, column by column: lists of one length; what is no list holds for all rows. With
+    many rows it takes a fraction of the time, and of the space.
+    """
+
+    columns: Mapping[str, Any]
+
+
+Rows = Iterable[Row] | Columns
 
 
 def row_table(name: str) -> str | None:
@@ -41,9 +52,21 @@ def read_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
     What is damaged is left out. Holds one sample at a time. Raises OSError.
     """
     for entry in read(path):
-        rows = entry.get("rows")
+        rows = _expanded(entry["columns"]) if "columns" in entry else entry.get("rows")
         if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
             yield rows
+
+
+def _expanded(columns: Any) -> list[dict[str, Any]] | None:
+    """The rows that columns are; None when they are not of one length."""
+    if not isinstance(columns, dict):
+        return None
+    lengths = {len(values) for values in columns.values() if isinstance(values, list)}
+    if len(lengths) != 1:
+        return None
+    count = lengths.pop()
+    lists = [values if isinstance(values, list) else [values] * count for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 class RowFiles:
@@ -55,7 +78,7 @@ class RowFiles:
         self._lock = threading.Lock()
         self._closed = False
 
-    def append(self, table: str, rows: Iterable[Row]) -> bool:
+    def append(self, table: str, rows: Rows) -> bool:
         """Append a sample; False when the segment takes none any more. Raises OSError (ENOSPC, …)."""
         with self._lock:
             if self._closed:
@@ -63,7 +86,8 @@ class RowFiles:
             if table not in self._files:
                 self._directory.mkdir(mode=0o700, exist_ok=True)
                 self._files[table] = Journal(self._directory / f"{table}{SUFFIX}")
-            self._files[table].append({"rows": list(rows)})
+            entry = rows._asdict() if isinstance(rows, Columns) else {"rows": list(rows)}
+            self._files[table].append(entry)
             return True
 
     def sync(self) -> None:

@@ -38,7 +38,7 @@ from hindsight.capture.segments import files
 from hindsight.capture.segments.checksum import Checksum
 from hindsight.capture.segments.facts import KEPT, KEPT_NAMES, build_facts
 from hindsight.capture.segments.journal import Journal
-from hindsight.capture.segments.rowfiles import ROWS, Row, RowFiles, row_files
+from hindsight.capture.segments.rowfiles import ROWS, RowFiles, Rows, row_files
 from hindsight.capture.segments.segment import FACTS, FORMATS, MANIFEST, SEGMENT_VERSION, UNSEALED, is_raw
 from hindsight.errors import ConfigurationError, HindsightError
 
@@ -185,7 +185,7 @@ class OpenSegment:
         if kept:
             self._facts_bytes += written
 
-    def append(self, table: str, rows: Iterable[Row]) -> bool:
+    def append(self, table: str, rows: Rows) -> bool:
         """Append sampled rows, from any thread; False once it is being sealed. Raises OSError (ENOSPC, …)."""
         return self._rows.append(table, rows)
 

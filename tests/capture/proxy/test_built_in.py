@@ -20,9 +20,10 @@ from conformance import expect
 from hindsight.capture.bpf import libbpf
 from hindsight.capture.ftrace import tracefs
 from hindsight.capture.proxy import blockdev, memory, mllib, parsing, readahead
+from hindsight.capture.proxy.attributes import Attributes
 from hindsight.capture.proxy.blockdev import BlockDevice
 from hindsight.capture.proxy.client import typed
-from hindsight.capture.proxy.errors import Gone, Malformed, Refused
+from hindsight.capture.proxy.errors import Gone, Malformed, Oversized, Refused
 from hindsight.capture.proxy.memory import Memory
 from hindsight.capture.proxy.mllib import MllibDevice
 from hindsight.capture.proxy.readahead import Readahead
@@ -109,6 +110,45 @@ def test_a_block_device_that_is_removed_is_gone(loop: str, tmp_path: Path) -> No
     expect(Gone, proxy.snapshot)
 
 
+def test_attributes_are_opened_once_and_made_anew(loop: str, tmp_path: Path) -> None:
+    place = Path(f"/sys/block/{loop}").resolve()
+
+    def held() -> int:
+        links = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+        return sum(place in link.resolve().parents for link in links)
+
+    proxy = BlockDevice(loop)
+    seen = []
+    for limit in (64, 512):
+        (place / "queue/read_ahead_kb").write_text(f"{limit}\n")
+        seen.append((proxy.snapshot().state["read_ahead_kb"], held()))
+    assert seen == [(64, seen[0][1]), (512, seen[0][1])] and seen[0][1] >= 10
+    # Another device in the place of the one that was removed.
+    subprocess.run(["losetup", "-d", tmp_path / loop], check=True)
+    number = int(loop.removeprefix("loop"))
+    with open("/dev/loop-control", "rb") as control:
+        remove(control.fileno(), number)
+        expect(Gone, proxy.snapshot)
+        fcntl.ioctl(control, LOOP_CTL_ADD, number)
+    (place / "queue/read_ahead_kb").write_text("32\n")
+    assert proxy.snapshot().state["read_ahead_kb"] == 32
+    proxy.close()
+    assert held() == 0
+
+
+def test_a_long_attribute_is_whole() -> None:
+    attributes = Attributes()
+    for _ in range(2):
+        # The kernel gives a file of records in pieces.
+        found = attributes.read("/proc/vmstat")
+        assert [line.split()[0] for line in found.splitlines()] == [
+            line.split()[0] for line in Path("/proc/vmstat").read_bytes().splitlines()
+        ]
+    expect(Oversized, lambda: attributes.read("/proc/kallsyms"))
+    assert attributes.number("/proc/nothing") is None
+    attributes.close()
+
+
 @pytest.mark.parametrize("name", ["../../etc", "", "a/b", "x" * 40, "a\0b"])
 def test_a_name_that_is_no_device(name: str) -> None:
     expect(Malformed, lambda: BlockDevice(name))
@@ -137,12 +177,12 @@ def test_counters_of_memory_are_those_of_vmstat() -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/pressure/io"), reason="no pressure stall information")
 def test_pressure_is_what_the_kernel_prints() -> None:
     text = Path("/proc/pressure/io").read_text()
-    found = memory.pressure("io")
+    found = memory.pressure(Attributes(), "io")
     (total,) = re.findall(r"some .*total=(\d+)", text)
     (average,) = re.findall(r"full avg10=([\d.]+)", text)
     assert int(total) <= found["psi_io_some_total"] <= int(total) + 10**6
     assert abs(found["psi_io_full_avg10"] - round(float(average) * 100)) <= 2000
-    assert memory.pressure("nothing") == {}
+    assert memory.pressure(Attributes(), "nothing") == {}
 
 
 @pytest.fixture

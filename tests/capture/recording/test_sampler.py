@@ -14,6 +14,7 @@ import pytest
 
 from hindsight.capture.conversion.convert import convert
 from hindsight.capture.options import RecordOptions
+from hindsight.capture.recording import sampler as sampler_of
 from hindsight.capture.recording import session
 from hindsight.capture.recording.ledger import Loss
 from hindsight.capture.recording.record import record
@@ -38,7 +39,7 @@ class Uptime:
         self._before(self.taken)
         value = round(float(Path("/proc/uptime").read_text().split()[0]) * 100)
         row = {"ts": time.monotonic_ns(), "source": "uptime", "scope": "", "name": "uptime", "value": value}
-        return Sampled([("counters", row | {"unit": "10 ms", "total": True, "reset": False})])
+        return Sampled({"counters": [row | {"unit": "10 ms", "total": True, "reset": False}]})
 
     def close(self) -> None:
         self.closed += 1
@@ -115,6 +116,27 @@ def test_a_hanging_source_neither_stops_the_others_nor_the_end() -> None:
     assert len(sink.rows) >= 5 and good.taken >= 5
     assert ["it hangs" in loss.cause for loss in losses].count(True) == 1
     assert hanging.closed == good.closed == 1
+
+
+def test_a_hanging_source_is_said_while_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_of, "_HANGS_S", 0.1)
+    release = threading.Event()
+    sink = Sink()
+    source = Uptime(0.02, lambda number: release.wait(30) and None if number == 3 else None)
+    sampler = Sampler([source], sink.append, sink.said.append)
+    sampler.start()
+    time.sleep(0.3)
+    found = sampler.losses()
+    assert sink.said == ["uptime cannot be sampled: it does not answer"] and len(sink.rows) == 2
+    assert not [loss for loss in found if "answer" in loss.cause], "it is not over"
+    assert sampler.losses() == [] and len(sink.said) == 1
+    release.set()
+    time.sleep(0.2)
+    (loss,) = [loss for loss in sampler.losses() if "does not answer" in loss.cause]
+    assert sink.said[1:] == ["uptime is sampled again"] and len(sink.rows) > 4
+    assert loss.from_ns <= sink.rows[2]["ts"] and loss.to_ns is not None and loss.to_ns - loss.from_ns > 2e8
+    sampler.stop()
+    assert not [loss for loss in sampler.losses() if "answer" in loss.cause]
 
 
 def test_a_slow_source_is_a_loss_and_is_not_caught_up_with() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hindsight.capture.conversion.convert import convert
 from hindsight.capture.segments.checksum import checksum
-from hindsight.capture.segments.rowfiles import RowFiles, read_rows, row_files, row_table
+from hindsight.capture.segments.rowfiles import Columns, RowFiles, read_rows, row_files, row_table
 from hindsight.capture.segments.segment import MANIFEST, open_segment
 from hindsight.errors import VerificationError
 
@@ -33,6 +33,21 @@ def test_rows_come_back_in_order(tmp_path: Path) -> None:
     assert not files.append("counters", [ROW])
     assert [file.name for file in row_files(tmp_path)] == ["counters.jsonl", "others.jsonl"]
     assert list(read_rows(row_files(tmp_path)[0])) == [[ROW, ROW | {"ts": 6}], []]
+
+
+def test_columns_come_back_as_rows(tmp_path: Path) -> None:
+    files = RowFiles(tmp_path)
+    assert files.append("counters", Columns({"ts": 5, "name": ["a", "b"], "scope": [None, "x"]}))
+    assert files.append("counters", Columns({"ts": 6, "name": []}))
+    assert files.append("counters", Columns({"ts": 7, "name": ["a"], "scope": []}))  # no rows at all
+    assert files.append("counters", Columns({"ts": 8}))
+    assert files.append("counters", [ROW])
+    files.close()
+    assert list(read_rows(row_files(tmp_path)[0])) == [
+        [{"ts": 5, "name": "a", "scope": None}, {"ts": 5, "name": "b", "scope": "x"}],
+        [],
+        [ROW],
+    ]
 
 
 @given(st.data())
