@@ -32,7 +32,9 @@ fuzz: $(STAMP)  ## more than three million damaged inputs for the parsers of cap
 	@python tests/fuzz/run.py
 
 test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; a minute and a half)
-	@python -m pytest tests/kernel
+	@mkdir -p build; python -m pytest tests/kernel/test_probes.py > build/test_probes.log 2>&1 & probes=$$!; \
+	python -m pytest tests/kernel --ignore tests/kernel/test_probes.py; status=$$?; \
+	wait $$probes || status=1; cat build/test_probes.log; exit $$status
 
 # Under a memory limit, of several tasks, and of a cache that was warm, not every decision is in the record: there the share counts.
 fuzz-readahead: $(STAMP) bpf  ## the replay against the kernel on random programs at 64, 128 and 8192 KB (root; half an hour)

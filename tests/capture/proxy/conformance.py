@@ -327,8 +327,9 @@ def device_faults(device: Device) -> None:
 
 def device_hang(device: Device) -> None:
     """A read that hangs is abandoned."""
-    guarded = Guarded(device.proxy(), budget_s=0.5)
-    guarded.snapshot()
+    proxy = device.proxy()
+    proxy.snapshot()  # the process that reads it has started
+    guarded = Guarded(proxy, budget_s=0.5)
     device.fault("hang")
     try:
         expect(Hanging, guarded.snapshot)
