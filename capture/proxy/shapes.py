@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from hindsight.capture.proxy.errors import Malformed
@@ -30,6 +30,13 @@ class Shape(Protocol):
 @cache
 def _whole(pattern: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(pattern).fullmatch
+
+
+@lru_cache(maxsize=64)
+def _all_match(pattern: str, names: tuple[str, ...]) -> bool:
+    """Whether there are names, all of which match; a proxy has the same ones each time."""
+    matches = _whole(pattern)
+    return bool(names) and all(matches(name) is not None for name in names)
 
 
 def _malformed(where: str, what: str) -> Malformed:
@@ -113,11 +120,9 @@ class Named(NamedTuple):
         if len(value) > self.most:
             raise _malformed(where, f"has more than {self.most} members")
         # In C, of them all at once; what is not sound is then looked for.
-        names = "\n".join(value)
         if (
             isinstance(self.values, Integer)
-            and names.count("\n") == len(value) - 1
-            and _whole(f"{self.name}(?:\n{self.name})*")(names) is not None
+            and _all_match(self.name, tuple(value))
             and set(map(type, value.values())) == {int}
             and self.values.low <= min(value.values())
             and max(value.values()) <= self.values.high
@@ -182,8 +187,8 @@ class Record(NamedTuple):
             lacking = next((name for name in self.members if name not in value), None)
             what = "has a member that the contract does not know" if lacking is None else f"has no {lacking}"
             raise _malformed(where, what)
-        for name, member in self.members.items():
-            member.shape.check(value[name], f"{where}.{name}")
+        for name, (shape, _, _) in self.members.items():
+            shape.check(value[name], f"{where}.{name}")
         disagreement = self.agree(value)
         if disagreement is not None:
             raise _malformed(where, disagreement)

@@ -442,6 +442,21 @@ def test_cpuidle_counts_entries_as_the_governor_does(
 # damon
 
 
+def _mapped(pid: int) -> tuple[int, int]:
+    """From the lowest to the highest address of a process."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    ends = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _largest_ram() -> tuple[int, int]:
+    """Where the largest piece of memory is: physical addresses."""
+    lines = [line for line in Path("/proc/iomem").read_text().splitlines() if line.endswith("System RAM")]
+    ends = [[int(end, 16) for end in line.split(" : ")[0].split("-")] for line in lines]
+    low, high = max(ends, key=lambda pair: pair[1] - pair[0])
+    return low, high + 1
+
+
 @pytest.fixture
 def kdamond() -> Iterator[tuple[int, Callable[[str], int], tuple[int, int] | None]]:
     """A kdamond: its thread, its attributes, and the span of memory it watches if it is the test's own.
@@ -469,15 +484,20 @@ def kdamond() -> Iterator[tuple[int, Callable[[str], int], tuple[int, int] | Non
     try:
         (KDAMONDS / "nr_kdamonds").write_text("1")
         (KDAMONDS / "0/contexts/nr_contexts").write_text("1")
-        (KDAMONDS / "0/contexts/0/operations").write_text("vaddr")
-        (KDAMONDS / "0/contexts/0/targets/nr_targets").write_text("1")
-        (KDAMONDS / "0/contexts/0/targets/0/pid_target").write_text(str(watched.pid))
+        context = KDAMONDS / "0/contexts/0"
+        virtual = "vaddr" in (context / "avail_operations").read_text().split()
+        (context / "operations").write_text("vaddr" if virtual else "paddr")
+        (context / "targets/nr_targets").write_text("1")
+        if virtual:
+            (context / "targets/0/pid_target").write_text(str(watched.pid))
+        else:
+            region = context / "targets/0/regions/0"
+            (region.parent / "nr_regions").write_text("1")
+            for name, value in zip(("start", "end"), _largest_ram(), strict=True):
+                (region / name).write_text(str(value))
         time.sleep(0.5)
         (KDAMONDS / "0/state").write_text("on")
-        maps = [
-            line.split()[0].split("-") for line in Path(f"/proc/{watched.pid}/maps").read_text().splitlines()
-        ]
-        span = min(int(low, 16) for low, _ in maps), max(int(high, 16) for _, high in maps)
+        span = _mapped(watched.pid) if virtual else _largest_ram()
         yield int((KDAMONDS / "0/pid").read_text()), attribute, span
         (KDAMONDS / "0/state").write_text("off")
     finally:
