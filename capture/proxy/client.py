@@ -78,7 +78,7 @@ class Bounded(Proxy, Protocol):
 
 def typed(snapshot: Snapshot, quantities: Mapping[str, Quantity]) -> Snapshot:
     """The snapshot, if each value fits the dtype of its quantity. Raises Malformed."""
-    for name, value in snapshot.state.items() if quantities else ():
+    for name, value in snapshot.state.items():
         quantity = quantities.get(name)
         if quantity is not None:
             least, most = DTYPES[quantity.dtype]

@@ -64,8 +64,8 @@ class Sampler:
         self._begin = threading.Event()
         self._end = threading.Event()
         self._found: deque[Loss] = deque()
+        # A source's thread and whoever asks for losses both say what became of a sample.
         self._lock = threading.Lock()
-        """Of what watches say; but for the end, a hanging source is found by who asks for losses."""
         self._watches = [_Watch(source) for source in sources]
         for watch in self._watches:
             watch.thread = threading.Thread(
