@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hindsight.capture.proxy import parsing
 from hindsight.capture.proxy.client import Description, Quantity, typed
 from hindsight.capture.proxy.errors import hanging, unreadable
 from hindsight.capture.proxy.reader import Reader
 from hindsight.capture.proxy.records import DOCUMENT_BYTES, Snapshot
+from hindsight.capture.proxy.series import Series
 
 TRANSPORTS = ("char", "fuse", "sysfs")
 STATE = "state"
@@ -34,6 +34,7 @@ class DocumentProxy:
         self._transport = transport
         self._path = path
         self._reader = Reader(path, DOCUMENT_BYTES, "" if transport == "char" else STATE)
+        self._series = Series()
         self._known = quantities
         self._subsystem = ""
 
@@ -58,7 +59,7 @@ class DocumentProxy:
             raise unreadable(str(self._path), error) from error
         if data is None:
             raise hanging(self.name, budget_s or 0)
-        found = parsing.snapshot(data)
+        found = self._series.snapshot(data)
         self._subsystem = found.subsystem
         return typed(found, self._known.get(found.subsystem, {}))
 

@@ -21,30 +21,34 @@ _HEAD = struct.Struct("=II")
 """errno (0: none), bytes that follow."""
 _PROGRAM = """
 import os, struct, sys
+
+def serve(path, inner, most, open, read, write, close, head):
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    while read(0, 1):
+        data, number, file = b"", 0, -1
+        try:
+            try:
+                file = open(inner, flags)
+            except NotADirectoryError:
+                file = open(path, flags)
+            while len(data) <= most:
+                piece = read(file, most + 1 - len(data))
+                data += piece
+                if not piece or data.endswith(b"}\\n") and data.count(b"{") == data.count(b"}"):
+                    break
+        except OSError as error:
+            data, number = b"", error.errno or 5
+        answer = head(number, len(data)) + data
+        while answer:
+            answer = answer[write(1, answer):]
+        if file >= 0:
+            try:
+                close(file)
+            except OSError:
+                pass
+
 path, inner, most = os.fsencode(sys.argv[1]), os.fsencode(sys.argv[2]), int(sys.argv[3])
-flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-while os.read(0, 1):
-    data, number, file = b"", 0, -1
-    try:
-        try:
-            file = os.open(inner, flags)
-        except NotADirectoryError:
-            file = os.open(path, flags)
-        while len(data) <= most:
-            piece = os.read(file, most + 1 - len(data))
-            data += piece
-            if not piece or data.endswith(b"}\\n") and data.count(b"{") == data.count(b"}"):
-                break
-    except OSError as error:
-        data, number = b"", error.errno or 5
-    answer = struct.pack("=II", number, len(data)) + data
-    while answer:
-        answer = answer[os.write(1, answer):]
-    if file >= 0:
-        try:
-            os.close(file)
-        except OSError:
-            pass
+serve(path, inner, most, os.open, os.read, os.write, os.close, struct.Struct("=II").pack)
 """
 """Given a byte, it reads the file from its beginning, and answers. Each call of a file system in user space
 takes some 0.05 ms: a complete document is not read on, the file is closed when the answer is on its way."""
@@ -62,6 +66,7 @@ class Reader:
         self._most = most
         self._asked = False
         self._child: subprocess.Popen[bytes] | None = None
+        self._questions = self._answers = -1
 
     def start(self) -> None:
         """Start the process, unless there is one."""
@@ -74,6 +79,8 @@ class Reader:
                 bufsize=0, cwd="/",
                 start_new_session=True,  # Ctrl-C is for the recorder
             )  # fmt: skip
+            assert self._child.stdin is not None and self._child.stdout is not None
+            self._questions, self._answers = self._child.stdin.fileno(), self._child.stdout.fileno()
             owner.adopt(self._child.pid)
 
     def read(self, seconds: float | None = None) -> bytes | None:
@@ -82,8 +89,9 @@ class Reader:
         None when that takes longer than ``seconds`` (None: it is waited for). As long as it does, each
         further call gives None at once.
         """
+        self.start()
         if self._asked:
-            if not _ready(self._pipes()[1], 0):
+            if not _ready(self._answers, 0):
                 return None
             self._answer()  # it is of long ago
         try:
@@ -91,21 +99,16 @@ class Reader:
         except BrokenPipeError:  # it was ended, by somebody else
             self._forget()
             self._ask()
-        if not _ready(self._pipes()[1], seconds):
+        if not _ready(self._answers, seconds):
             return None
         number, data = self._answer()
         if number:
             raise OSError(number, os.strerror(number))
         return data
 
-    def _pipes(self) -> tuple[int, int]:
-        self.start()
-        child = self._child
-        assert child is not None and child.stdin is not None and child.stdout is not None
-        return child.stdin.fileno(), child.stdout.fileno()
-
     def _ask(self) -> None:
-        os.write(self._pipes()[0], b"\n")
+        self.start()
+        os.write(self._questions, b"\n")
         self._asked = True
 
     def _forget(self) -> None:
@@ -113,11 +116,10 @@ class Reader:
         self._child, self._asked = None, False
 
     def _answer(self) -> tuple[int, bytes]:
-        descriptor = self._pipes()[1]
         data = b""
         want = _HEAD.size
         while len(data) < want:
-            piece = os.read(descriptor, _HEAD.size + self._most + 1 - len(data))
+            piece = os.read(self._answers, _HEAD.size + self._most + 1 - len(data))
             if not piece:
                 self._forget()
                 raise OSError(5, "the process that reads it was ended")

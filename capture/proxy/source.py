@@ -97,24 +97,23 @@ class ProxySource:
 
 def values(snapshot: Snapshot, ts: int) -> Columns:
     """The rows of ``proxy_values`` of a snapshot: state, actuators, lost, each by name."""
+    each = {"ts": ts, "proxy": snapshot.proxy, "sequence": snapshot.sequence}
+    free = {"min": None, "max": None, "scope": None}
     state, actuators, lost = sorted(snapshot.state), sorted(snapshot.actuators), sorted(snapshot.lost)
-    before, after = [None] * len(state), [None] * len(lost)
     return Columns(
-        {
-            "ts": ts,
-            "proxy": snapshot.proxy,
-            "sequence": snapshot.sequence,
-            "kind": ["state"] * len(state) + ["actuator"] * len(actuators) + ["lost"] * len(lost),
-            "name": [*state, *(actuator.name for actuator in actuators), *lost],
-            "value": [
-                *map(snapshot.state.__getitem__, state),
-                *(actuator.current for actuator in actuators),
-                *map(snapshot.lost.__getitem__, lost),
-            ],
-            "min": [*before, *(actuator.min for actuator in actuators), *after],
-            "max": [*before, *(actuator.max for actuator in actuators), *after],
-            "scope": [*before, *(actuator.scope for actuator in actuators), *after],
-        }
+        [
+            {**each, "kind": "state", "name": state, "value": [snapshot.state[n] for n in state], **free},
+            {
+                **each,
+                "kind": "actuator",
+                "name": [actuator.name for actuator in actuators],
+                "value": [actuator.current for actuator in actuators],
+                "min": [actuator.min for actuator in actuators],
+                "max": [actuator.max for actuator in actuators],
+                "scope": [actuator.scope for actuator in actuators],
+            },
+            {**each, "kind": "lost", "name": lost, "value": [snapshot.lost[n] for n in lost], **free},
+        ]
     )
 
 

@@ -49,14 +49,14 @@ class Source(Protocol):
 class Sampler:
     """Samples ``sources`` from :meth:`start` to :meth:`stop`.
 
-    ``append`` takes rows of a table (False: there is no segment, the recording pauses; OSError: no space).
+    ``append`` takes rows by table (False: there is no segment, the recording pauses; OSError: no space).
     ``say`` tells the user when a source begins to fail and when it works again.
     """
 
     def __init__(
         self,
         sources: Iterable[Source],
-        append: Callable[[str, Rows], bool],
+        append: Callable[[Mapping[str, Rows]], bool],
         say: Callable[[str], None],
     ) -> None:
         self._append = append
@@ -126,9 +126,7 @@ class Sampler:
         watch.begun_ns = time.monotonic_ns()
         try:
             sampled = source.sample()
-            for table, rows in sampled.rows.items():
-                if rows and not self._append(table, rows):
-                    break
+            self._append(sampled.rows)
             self._found.extend(sampled.losses)
         except HindsightError as error:
             self._fail(watch, error.message)

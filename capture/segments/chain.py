@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hindsight.capture import host
 from hindsight.capture.recording.ledger import Ledger, Loss
 from hindsight.capture.recording.tracer import Stats
 from hindsight.capture.segments.opening import Description, Usage, in_chunks, stats_as_json
-from hindsight.capture.segments.rowfiles import Columns, Rows
+from hindsight.capture.segments.rowfiles import Rows
 from hindsight.capture.segments.sealer import Sealer, thread_ids
 from hindsight.capture.segments.unsealed import RESERVE, OpenSegment
 
@@ -135,14 +135,13 @@ class Segments:
                 self.current.note({"kind": "loss", "row": loss.row()})
                 self._dirty = True
 
-    def append(self, table: str, rows: Rows) -> bool:
-        """Append sampled rows to the current segment, from any thread; False when there is none.
+    def append(self, sample: Mapping[str, Rows]) -> bool:
+        """Append a sample, rows by table, to the current segment, from any thread; False: there is none.
 
         Raises OSError (ENOSPC, …).
         """
-        rows = rows if isinstance(rows, Columns) else list(rows)
         while (segment := self.current) is not None:
-            if segment.append(table, rows):
+            if segment.append(sample):
                 self._dirty = True
                 return True
             if segment is self.current:  # it is closed, and none follows

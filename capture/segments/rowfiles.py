@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,14 @@ Row = Mapping[str, Any]
 
 
 class Columns(NamedTuple):
-    """The rows of a sample, column by column: lists of one length; what is no list holds for all rows. With
-    many rows it takes a fraction of the time, and of the space.
+    """The rows of a sample in groups, each column by column: lists of one length; what is no list holds for
+    all rows of the group. With many rows it takes a fraction of the time, and of the space.
     """
 
-    columns: Mapping[str, Any]
+    columns: Sequence[Mapping[str, Any]]
 
 
-Rows = Iterable[Row] | Columns
+Rows = Sequence[Row] | Columns
 
 
 def row_table(name: str) -> str | None:
@@ -57,8 +58,15 @@ def read_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
             yield rows
 
 
-def _expanded(columns: Any) -> list[dict[str, Any]] | None:
-    """The rows that columns are; None when they are not of one length."""
+def _expanded(groups: Any) -> list[dict[str, Any]] | None:
+    """The rows that groups of columns are; None when one's columns are not of one length."""
+    if not isinstance(groups, list):
+        return None
+    found = [_rows(columns) for columns in groups]
+    return None if None in found else list(chain.from_iterable(filter(None, found)))
+
+
+def _rows(columns: Any) -> list[dict[str, Any]] | None:
     if not isinstance(columns, dict):
         return None
     lengths = {len(values) for values in columns.values() if isinstance(values, list)}
@@ -78,17 +86,23 @@ class RowFiles:
         self._lock = threading.Lock()
         self._closed = False
 
-    def append(self, table: str, rows: Rows) -> bool:
-        """Append a sample; False when the segment takes none any more. Raises OSError (ENOSPC, …)."""
+    def append(self, sample: Mapping[str, Rows]) -> bool:
+        """Append a sample, rows by table; False when the segment takes none any more.
+
+        Raises OSError (ENOSPC, …).
+        """
         with self._lock:
             if self._closed:
                 return False
-            if table not in self._files:
-                self._directory.mkdir(mode=0o700, exist_ok=True)
-                self._files[table] = Journal(self._directory / f"{table}{SUFFIX}")
-            entry = rows._asdict() if isinstance(rows, Columns) else {"rows": list(rows)}
-            self._files[table].append(entry)
+            for table, rows in sample.items():
+                if rows:
+                    entry = rows._asdict() if isinstance(rows, Columns) else {"rows": rows}
+                    (self._files.get(table) or self._opened(table)).append(entry)
             return True
+
+    def _opened(self, table: str) -> Journal:
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        return self._files.setdefault(table, Journal(self._directory / f"{table}{SUFFIX}"))
 
     def sync(self) -> None:
         """Make durable what was appended. Raises OSError."""

@@ -185,9 +185,12 @@ class OpenSegment:
         if kept:
             self._facts_bytes += written
 
-    def append(self, table: str, rows: Rows) -> bool:
-        """Append sampled rows, from any thread; False once it is being sealed. Raises OSError (ENOSPC, …)."""
-        return self._rows.append(table, rows)
+    def append(self, sample: Mapping[str, Rows]) -> bool:
+        """Append a sample, rows by table, from any thread; False once it is being sealed.
+
+        Raises OSError (ENOSPC, …).
+        """
+        return self._rows.append(sample)
 
     def _changed(self, stats: Mapping[str, Mapping[Any, dict[str, int]]]) -> dict[str, Any]:
         changed: dict[str, Any] = {}

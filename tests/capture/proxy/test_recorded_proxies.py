@@ -96,7 +96,8 @@ def test_a_proxy_that_misbehaves_does_not_stop_the_recording(fuse: served.Fuse, 
     begun = threading.Event()
 
     def misbehave() -> None:
-        while not list((tmp_path / "raw").glob(".recording-*/rows/proxy_snapshots.jsonl")):
+        files = ".recording-*/rows/proxy_snapshots.jsonl"
+        while not any("golden" in file.read_text() for file in (tmp_path / "raw").glob(files)):
             time.sleep(0.01)
         begun.set()
         for step in (

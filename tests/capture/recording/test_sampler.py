@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,11 @@ class Sink:
         self.said: list[str] = []
         self.error: OSError | None = None
 
-    def append(self, table: str, rows: Iterable[Any]) -> bool:
-        assert table == "counters"
+    def append(self, sample: Mapping[str, Any]) -> bool:
+        assert list(sample) == ["counters"]
         if self.error is not None:
             raise self.error
-        self.rows += rows
+        self.rows += sample["counters"]
         return True
 
 

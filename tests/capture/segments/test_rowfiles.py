@@ -25,29 +25,46 @@ ROW |= {"total": True, "reset": False}
 
 def test_rows_come_back_in_order(tmp_path: Path) -> None:
     files = RowFiles(tmp_path)
-    assert files.append("counters", [ROW, ROW | {"ts": 6}])
-    assert files.append("counters", [])
-    assert files.append("others", [{"x": 1}])
+    assert files.append({"counters": [ROW, ROW | {"ts": 6}]})
+    assert files.append({"counters": []})
+    assert files.append({"others": [{"x": 1}]})
     files.close()
     files.close()
-    assert not files.append("counters", [ROW])
+    assert not files.append({"counters": [ROW]})
     assert [file.name for file in row_files(tmp_path)] == ["counters.jsonl", "others.jsonl"]
-    assert list(read_rows(row_files(tmp_path)[0])) == [[ROW, ROW | {"ts": 6}], []]
+    assert list(read_rows(row_files(tmp_path)[0])) == [[ROW, ROW | {"ts": 6}]]
 
 
 def test_columns_come_back_as_rows(tmp_path: Path) -> None:
     files = RowFiles(tmp_path)
-    assert files.append("counters", Columns({"ts": 5, "name": ["a", "b"], "scope": [None, "x"]}))
-    assert files.append("counters", Columns({"ts": 6, "name": []}))
-    assert files.append("counters", Columns({"ts": 7, "name": ["a"], "scope": []}))  # no rows at all
-    assert files.append("counters", Columns({"ts": 8}))
-    assert files.append("counters", [ROW])
+    assert files.append({"counters": Columns([{"ts": 5, "name": ["a", "b"], "scope": [None, "x"]}])})
+    assert files.append({"counters": Columns([{"ts": 6, "name": []}])})
+    assert files.append({"counters": Columns([{"ts": 7, "name": ["a"], "scope": []}])})  # no rows at all
+    assert files.append({"counters": Columns([{"ts": 8}])})
+    assert files.append(
+        {"counters": Columns([{"ts": 9, "name": ["c"]}, {"ts": 9, "name": []}, {"ts": [1, 2]}])}
+    )
+    assert files.append({"counters": Columns([{"ts": 9, "name": ["c"]}, {"ts": 9}])})  # one group is none
+    assert files.append({"counters": [ROW]})
     files.close()
     assert list(read_rows(row_files(tmp_path)[0])) == [
         [{"ts": 5, "name": "a", "scope": None}, {"ts": 5, "name": "b", "scope": "x"}],
         [],
+        [{"ts": 9, "name": "c"}, {"ts": 1}, {"ts": 2}],
         [ROW],
     ]
+
+
+def test_a_sample_may_have_rows_of_several_tables(tmp_path: Path) -> None:
+    files = RowFiles(tmp_path)
+    for ts in (1, 2):
+        sample = {"b": [{"ts": ts}], "none": [], "a": Columns([{"ts": ts, "name": ["x", "y"]}])}
+        assert files.append(sample)
+    files.close()
+    assert not files.append({"b": [{"ts": 3}]})
+    a, b = row_files(tmp_path)
+    assert [len(rows) for rows in read_rows(a)] == [2, 2]
+    assert list(read_rows(b)) == [[{"ts": 1}], [{"ts": 2}]]
 
 
 @given(st.data())
@@ -58,7 +75,7 @@ def test_what_a_crash_tore_is_left_out_and_the_rest_is_whole(
     files = RowFiles(directory)
     samples = [[ROW | {"value": number}] for number in range(10)]
     for sample in samples:
-        files.append("counters", sample)
+        files.append({"counters": sample})
     files.close()
     (file,) = row_files(directory)
     size = data.draw(st.integers(0, file.stat().st_size))
@@ -81,7 +98,7 @@ def with_rows(recorded: Path, tmp_path: Path, table: str, rows: list[Any]) -> Pa
     segment = tmp_path / recorded.name
     shutil.copytree(recorded, segment)
     files = RowFiles(segment)
-    files.append(table, rows)
+    files.append({table: rows})
     files.close()
     manifest = json.loads((segment / MANIFEST).read_text())
     for file in row_files(segment):
