@@ -5,7 +5,6 @@ process id is printed, and its exit status (negative: the signal) when it has en
 """
 
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,8 +22,6 @@ def serve(raw: Path, slice_bytes: int) -> None:
         child = os.fork()
         if child == 0:
             if what == "command":
-                # Where the tests run in the background of a shell, SIGINT is ignored.
-                signal.signal(signal.SIGINT, signal.default_int_handler)
                 os._exit(main(["capture", "convert", str(raw), "-o", out, "--jobs", "2"]))
             convert([raw], Path(out), jobs=2, slice_bytes=slice_bytes)
             os._exit(0)
