@@ -81,6 +81,7 @@ class Series:
     def __init__(self) -> None:
         self._form: Form | None = None
         self._wait = self._waited = 1
+        """Documents until one is made a form, and how many they were when that began."""
 
     def snapshot(self, data: bytes) -> Snapshot:
         """The snapshot that these bytes are, at most 64 KiB. Raises Oversized, NewerSchema or Malformed."""
