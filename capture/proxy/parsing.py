@@ -39,13 +39,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_CALLS: dict[str, Any] = {
-    "object_pairs_hook": _object, "parse_float": _no_fraction, "parse_constant": _no_fraction
-}  # fmt: skip
-_DECODER = json.JSONDecoder(**_CALLS, parse_int=_integer)
-_SHORT = json.JSONDecoder(**_CALLS)
-"""For documents in which no number is too long: its numbers are read without a call for each."""
-_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_no_fraction, parse_constant=_no_fraction, parse_int=_integer
+)
 _LENIENT = json.JSONDecoder(parse_float=str, parse_int=_integer)
 
 
@@ -54,7 +50,7 @@ def _document(data: bytes, shape: Record, most: int) -> dict[str, Any]:
         raise Oversized(f"the document has more than {most} bytes", _CONTRACT)
     try:
         text = data.decode()
-        value = (_DECODER if b"0" * _DIGITS in data.translate(_ZEROS) else _SHORT).decode(text)
+        value = _DECODER.decode(text)
     except _Rejected as error:
         # A newer version may well have what this one has not.
         with contextlib.suppress(ValueError, RecursionError):

@@ -91,7 +91,6 @@ class Reader:
         None when that takes longer than ``seconds`` (None: it is waited for). As long as it does, each
         further call gives None at once.
         """
-        self.start()
         if self._asked:
             if not _ready(self._answers, 0):
                 return None

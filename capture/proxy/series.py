@@ -1,6 +1,6 @@
 """The snapshots of one proxy, one after the other: what differs between two documents is mostly numbers.
 
-So one of them is made a pattern with which those after it are matched; that takes half the time of decoding
+So one of them is made a pattern with which those after it are matched; that takes less than half of decoding
 JSON and checking all of it, and gives the same.
 """
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from hindsight.capture.proxy.errors import Malformed
 
 I64_MIN, I64_MAX = -(1 << 63), (1 << 63) - 1
-_SHORT = 128
-"""Characters of a text that is remembered to be sound, or not."""
 
 
 class Shape(Protocol):
@@ -32,24 +30,6 @@ class Shape(Protocol):
 @cache
 def _whole(pattern: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(pattern).fullmatch
-
-
-@lru_cache(maxsize=1024)
-def _short_matches(pattern: str, text: str) -> bool:
-    return _whole(pattern)(text) is not None
-
-
-def _matches(pattern: str, text: str) -> bool:
-    """Whether it is of that form as a whole; a proxy says the same things each time."""
-    # What is long would be kept by the megabyte.
-    return _short_matches(pattern, text) if len(text) <= _SHORT else _whole(pattern)(text) is not None
-
-
-@lru_cache(maxsize=64)
-def _all_match(pattern: str, names: tuple[str, ...]) -> bool:
-    """Whether there are names, all of which match; a proxy has the same ones each time."""
-    matches = _whole(pattern)
-    return bool(names) and all(matches(name) is not None for name in names)
 
 
 def _malformed(where: str, what: str) -> Malformed:
@@ -81,7 +61,7 @@ class Text(NamedTuple):
 
     def check(self, value: Any, where: str) -> None:
         """As in :class:`Shape`."""
-        if type(value) is not str or not _matches(self.pattern, value):
+        if type(value) is not str or _whole(self.pattern)(value) is None:
             raise _malformed(where, f"is not a string of the form {self.pattern}")
 
     def schema(self) -> dict[str, Any]:
@@ -132,15 +112,6 @@ class Named(NamedTuple):
             raise _malformed(where, "is not an object")
         if len(value) > self.most:
             raise _malformed(where, f"has more than {self.most} members")
-        # In C, of them all at once; what is not sound is then looked for.
-        if (
-            isinstance(self.values, Integer)
-            and _all_match(self.name, tuple(value))
-            and set(map(type, value.values())) == {int}
-            and self.values.low <= min(value.values())
-            and max(value.values()) <= self.values.high
-        ):
-            return
         matches = _whole(self.name)
         for name, member in value.items():
             if matches(name) is None:
@@ -200,8 +171,8 @@ class Record(NamedTuple):
             lacking = next((name for name in self.members if name not in value), None)
             what = "has a member that the contract does not know" if lacking is None else f"has no {lacking}"
             raise _malformed(where, what)
-        for name, (shape, _, _) in self.members.items():
-            shape.check(value[name], f"{where}.{name}")
+        for name, member in self.members.items():
+            member.shape.check(value[name], f"{where}.{name}")
         disagreement = self.agree(value)
         if disagreement is not None:
             raise _malformed(where, disagreement)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,29 @@ def test_a_sample_may_have_rows_of_several_tables(tmp_path: Path) -> None:
     a, b = row_files(tmp_path)
     assert [len(rows) for rows in read_rows(a)] == [2, 2]
     assert list(read_rows(b)) == [[{"ts": 1}], [{"ts": 2}]]
+
+
+def test_a_sample_is_in_one_segment_as_a_whole(tmp_path: Path) -> None:
+    """However a segment closes while others append, its tables have the same samples."""
+    for number in range(50):
+        segment = tmp_path / str(number)
+        segment.mkdir()
+        files = RowFiles(segment)
+        assert files.append({"a": [{"ts": 0}], "b": [{"ts": 0}]})
+
+        def append(files: RowFiles = files) -> None:
+            while files.append({"a": [{"ts": 1}], "b": [{"ts": 1}]}):
+                pass
+
+        threads = [threading.Thread(target=append) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.001 * (number % 5))
+        files.close()
+        for thread in threads:
+            thread.join()
+        a, b = (len(list(read_rows(file))) for file in row_files(segment))
+        assert a == b
 
 
 @given(st.data())
