@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
-PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev bpftool xfsprogs qemu-system-x86 fuse3
+PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev bpftool xfsprogs btrfs-progs qemu-system-x86 fuse3
 
 .PHONY: help repro test test-all test-kernel lint lock system-packages fuzz fuzz-readahead check-reproducible calibrate docs bpf zipapp bench clean
 
