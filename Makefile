@@ -10,6 +10,15 @@ export PYTHONHASHSEED := 0
 # Programs of the live tests and of the lab; without them those tests are skipped, with the reason.
 PACKAGES := fio sqlite3 rocksdb-tools trace-cmd linux-perf chromium clang libbpf-dev bpftool xfsprogs btrfs-progs qemu-system-x86 fuse3
 
+# They record nothing on this host, so they run beside the tests that do, which have it for themselves.
+OF_NO_HOST := tests/advisor tests/kernel tests/models tests/pipeline
+
+# Two parts of the tests at the same time; what the first prints comes last.
+define side_by_side
+mkdir -p build; python -m pytest $(1) > build/side-by-side.log 2>&1 & other=$$!; \
+python -m pytest $(2); status=$$?; wait $$other || status=1; cat build/side-by-side.log; exit $$status
+endef
+
 .PHONY: help repro test test-all test-kernel lint lock system-packages fuzz fuzz-readahead check-reproducible calibrate docs bpf zipapp bench clean
 
 help:  ## this list
@@ -22,7 +31,7 @@ repro: $(STAMP)  ## run the pipeline; print the verdict and where the report is
 test: $(STAMP) system-packages  ## lint, and run the tests
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory bpf >/dev/null || echo "no BPF programs: the tests that need them are skipped"
-	@python -m pytest -m "not slow"
+	@$(call side_by_side,-m "not slow" $(OF_NO_HOST),-m "not slow" $(addprefix --ignore ,$(OF_NO_HOST)))
 
 test-all: $(STAMP) system-packages  ## the slow tests too
 	@$(MAKE) --no-print-directory bpf >/dev/null || echo "no BPF programs: the tests that need them are skipped"
@@ -32,9 +41,7 @@ fuzz: $(STAMP)  ## more than three million damaged inputs for the parsers of cap
 	@python tests/fuzz/run.py
 
 test-kernel: $(STAMP) system-packages  ## the tests that boot other kernels in QEMU (Debian's 6.1; a minute and a half)
-	@mkdir -p build; python -m pytest tests/kernel/test_probes.py > build/test_probes.log 2>&1 & probes=$$!; \
-	python -m pytest tests/kernel --ignore tests/kernel/test_probes.py; status=$$?; \
-	wait $$probes || status=1; cat build/test_probes.log; exit $$status
+	@$(call side_by_side,tests/kernel/test_probes.py,tests/kernel --ignore tests/kernel/test_probes.py)
 
 # Under a memory limit, of several tasks, and of a cache that was warm, not every decision is in the record: there the share counts.
 fuzz-readahead: $(STAMP) bpf  ## the replay against the kernel on random programs at 64, 128 and 8192 KB (root; half an hour)

@@ -173,7 +173,8 @@ def test_a_constant_load_ends_within_the_rate(load: Load, limit: int, sighted: b
     host = Host(Budgets(max_rate=limit), sighted)
     host.run(400, load)
     settled = host.now - (370 if sighted else 200) * SECOND
-    assert host.over(limit, settled) == []
+    # Less than one event above it within a window is not in every window, since whole events are counted.
+    assert host.over(limit + 1, settled) == []
     if sum(load.values()) <= 0.99 * limit:
         assert host.history == []
     assert host.episodes() <= 9  # 1 + 2 + 4 … 256 s > 400 s
