@@ -83,9 +83,7 @@ def write_capture(
         write_decisions(dataset, capture, ts[order], pid[order], pos[order] // 4096, host)
 
 
-def write_decisions(
-    dataset: Path, capture: str, ts: Any, pid: Any, block: Any, host: str = "h1"
-) -> None:
+def write_decisions(dataset: Path, capture: str, ts: Any, pid: Any, block: Any, host: str = "h1") -> None:
     """What a kernel with a window of 8 would have decided: an implementation of its own, not the replay's."""
     last: dict[int, int] = {}
     rows = []

@@ -73,9 +73,7 @@ def test_shared_labels_are_those_that_would_be_found_alone(toy: Subsystem, simul
 def test_a_capture_without_a_decision_gives_empty_states(toy: Subsystem, tmp_path: Path) -> None:
     write_capture(tmp_path, "c", "w", "p", 10**18, ("run",), reads=20)
     demand = read_demand(toy, find_captures(tmp_path)[0])
-    simulation = toy.simulation(
-        demand, toy.calibrate([demand]), params.load(ROOT / "params.yaml").decision
-    )
+    simulation = toy.simulation(demand, toy.calibrate([demand]), params.load(ROOT / "params.yaml").decision)
     states = Labeller(toy, simulation, HORIZON).label(keep)
     assert states.features.shape == (0, 3) and states.costs.shape == (0, 5)
 

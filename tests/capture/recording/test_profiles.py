@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from scratch import control_group, file_system, loop_device, remount
+from taken import Row, Taken, python
 
 from hindsight.capture import profiles
 from hindsight.capture.conversion.columns import sources
@@ -22,38 +18,13 @@ from hindsight.capture.conversion.convert import convert
 from hindsight.capture.devices import Device
 from hindsight.capture.formats import parse_event
 from hindsight.capture.options import PERF, Budgets, RecordOptions
-from hindsight.capture.perf import event
 from hindsight.capture.profiles import DEVICES, PROFILES, SCRUBBED, SWITCHES, TASKS, profile
-from hindsight.capture.recording.record import Recording, record
+from hindsight.capture.recording.record import record
 from hindsight.capture.schema import TABLES
 from hindsight.errors import UsageError
 
 MIB = 1 << 20
 PAGE = 4096
-KDAMONDS = Path("/sys/kernel/mm/damon/admin/kdamonds")
-Row = dict[str, Any]
-
-
-class Taken:
-    """A recording, converted: all of it must be there, as the kernel counted."""
-
-    def __init__(self, tmp_path: Path, name: str, command: tuple[object, ...] = (), **options: Any) -> None:
-        raw = RecordOptions(tmp_path / "raw", tuple(map(str, command)), name, **options)
-        self.recording: Recording = record(raw, say=lambda text: None)
-        self.converted = convert([tmp_path / "raw"], tmp_path / "data")
-        self._data = tmp_path / "data"
-        assert self.recording.lost == 0
-        assert sum(one.events for one in self.converted) == self.recording.events
-        assert self.rows("captures")[0]["profile"] == name
-
-    def rows(self, table: str) -> list[Row]:
-        """All rows of a table."""
-        files = sorted(self._data.glob(f"host=*/date=*/{table}/*.parquet"))
-        return [row for file in files for row in pq.read_table(file).to_pylist()]
-
-
-def python(text: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", text)
 
 
 def disk(device: Device) -> dict[str, int]:
@@ -327,215 +298,6 @@ def test_writeback_writes_what_was_dirtied(live: Path, tmp_path: Path) -> None:
     assert len(written) == len(taken.rows("writeback_start"))
     for table in ("writeback_dirty_folio", "writeback_single_inode", "writeback_start", "writeback_queue"):
         assert {row["name"] for row in taken.rows(table)} <= {name}, f"{table} has other devices"
-
-
-# sched
-
-SWITCHING = """
-import os, sys, threading, time
-def counts():
-    status = dict(line.split(":", 1) for line in open("/proc/thread-self/status"))
-    switches = int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
-    return switches, *map(int, open("/proc/thread-self/schedstat").read().split())
-def work(path):
-    for _ in range(100):
-        time.sleep(0.002)
-        for _ in range(3000): pass
-    text = f"{threading.get_native_id()} {' '.join(map(str, counts()))}"
-    print(text, file=open(path, "w"), flush=True)
-other = threading.Thread(target=work, args=(sys.argv[1] + ".thread",))
-other.start()
-work(sys.argv[1])
-other.join()
-"""
-
-
-@pytest.mark.slow  # a busy machine moves what it compares
-@pytest.mark.parametrize("whole_host", [False, True])
-def test_sched_has_every_switch_of_a_thread(live: Path, tmp_path: Path, whole_host: bool) -> None:
-    command = (*python(SWITCHING), str(tmp_path / "counts"))
-    if whole_host:
-        watched = subprocess.Popen(
-            (sys.executable, "-c", "import time; time.sleep(1.0)\n" + command[2], *command[3:])
-        )
-        taken = Taken(tmp_path, "sched", duration=4.0)
-        assert watched.wait() == 0
-    else:
-        taken = Taken(tmp_path, "sched", command)
-    switches = taken.rows("sched_switch")
-    wakeups = taken.rows("sched_wakeup")
-    for path in (tmp_path / "counts", tmp_path / "counts.thread"):
-        thread, counted, ran_ns, *_ = map(int, path.read_text().split())
-        ends = [row for row in switches if row["prev_pid"] == thread]
-        begins = [row for row in switches if row["next_pid"] == thread]
-        told = int((path.name == "counts") and not whole_host)
-        # The thread looked at its counters just before its last few switches.
-        recorded = len(ends)
-        slack = (
-            12 if not whole_host or path.name != "counts" else 60
-        )  # its beginning was before the recording
-        assert recorded >= 100, "it slept a hundred times"
-        assert abs(recorded - counted) <= slack
-        on_cpu = sum(
-            end["ts"] - begin["ts"] for begin, end in pairwise(
-                sorted([*begins, *ends], key=lambda row: row["ts"])
-            ) if begin["next_pid"] == thread and end["prev_pid"] == thread
-        )  # fmt: skip
-        if not whole_host:
-            assert on_cpu <= 1.3 * ran_ns + 5_000_000 * told
-        # On a processor whose idle thread fires no tracepoints, what begins after idling is not told.
-        if not whole_host and len(begins) >= len(ends) - 2:
-            assert 0.7 * ran_ns <= on_cpu
-        woken = [row for row in wakeups if row["target_pid"] == thread]
-        assert 95 <= len(woken) <= recorded + slack
-    if not whole_host:
-        mine = {row["pid"] for row in taken.rows("tasks")} | {
-            row["child_pid"] for row in taken.rows("task_newtask")
-        }
-        assert all(row["prev_pid"] in mine or row["next_pid"] in mine for row in switches)
-        assert all(row["target_pid"] in mine or row["pid"] in mine for row in wakeups)
-
-
-# cpuidle
-
-
-@pytest.fixture
-def idle_events(live: Path) -> Iterator[Callable[[], list[int]]]:
-    """How often perf has counted ``cpu_idle`` on each processor: not by way of a ring buffer."""
-    number = int((live / "events/power/cpu_idle/id").read_text())
-    attr = event.attribute(event.TYPE_TRACEPOINT, number, sampled=False, read_format=0, flags=0)
-    opened = [event.open_event(attr, -1, cpu) for cpu in range(os.cpu_count() or 1)]
-    yield lambda: [int.from_bytes(os.read(descriptor, 8), "little") for descriptor in opened]
-    for descriptor in opened:
-        os.close(descriptor)
-
-
-@pytest.mark.slow  # a busy machine moves what it compares
-def test_cpuidle_counts_entries_as_the_governor_does(
-    live: Path, tmp_path: Path, idle_events: Callable[[], list[int]]
-) -> None:
-    if not any(Path("/sys/devices/system/cpu").glob("cpu*/cpuidle/state*/usage")):
-        pytest.skip("this machine's processors have no idle states that are counted")
-    before = idle_events()
-    taken = Taken(tmp_path, "cpuidle", duration=3.0, counters=("cpuidle",), every_s=0.5)
-    counted = [late - early for early, late in zip(before, idle_events(), strict=True)]
-    usage = [r for r in taken.rows("counters") if r["name"] == "usage"]
-    rows = taken.rows("cpu_idle")
-    entered = [row for row in rows if row["state"] != 0xFFFFFFFF]
-    assert entered and abs(2 * len(entered) - len(rows)) <= (os.cpu_count() or 1)
-    assert all(row["cpu"] == row["cpu_id"] for row in rows)
-    compared = 0
-    for scope in {row["scope"] for row in usage}:
-        samples = sorted((row["ts"], row["value"]) for row in usage if row["scope"] == scope)
-        cpu, state = (int("".join(filter(str.isdigit, part))) for part in scope.split("/"))
-        assert len([row for row in rows if row["cpu"] == cpu]) <= counted[cpu]
-        if len(samples) < 2 or not counted[cpu]:
-            continue  # never entered; or an idle thread that fires no tracepoints (docs/profiles.md)
-        (begin, low), (end, high) = samples[0], samples[-1]
-        mine = [r for r in entered if (r["cpu"], r["state"]) == (cpu, state) and begin <= r["ts"] <= end]
-        # The time of a sample is when it begins to read; a busy host adds some entries until it has.
-        assert abs(len(mine) - (high - low)) <= max(20, (high - low) // 50)
-        compared += high - low
-    assert compared > 50
-
-
-# damon
-
-
-def _mapped(pid: int) -> tuple[int, int]:
-    """From the lowest to the highest address of a process."""
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    ends = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
-    return min(low for low, _ in ends), max(high for _, high in ends)
-
-
-def _largest_ram() -> tuple[int, int]:
-    """Where the largest piece of memory is: physical addresses."""
-    lines = [line for line in Path("/proc/iomem").read_text().splitlines() if line.endswith("System RAM")]
-    ends = [[int(end, 16) for end in line.split(" : ")[0].split("-")] for line in lines]
-    low, high = max(ends, key=lambda pair: pair[1] - pair[0])
-    return low, high + 1
-
-
-@pytest.fixture
-def kdamond() -> Iterator[tuple[int, Callable[[str], int], tuple[int, int] | None]]:
-    """A kdamond: its thread, its attributes, and the span of memory it watches if it is the test's own.
-
-    The interface has room for one user: where a kdamond is set up already it is left as it is, and watched.
-    """
-    if os.geteuid() != 0 or not KDAMONDS.is_dir():
-        pytest.skip("this kernel has no DAMON sysfs interface")
-    intervals = KDAMONDS / "0/contexts/0/monitoring_attrs/intervals"
-    regions = KDAMONDS / "0/contexts/0/monitoring_attrs/nr_regions"
-
-    def attribute(name: str) -> int:
-        return int((regions if name in ("min", "max") else intervals).joinpath(name).read_text())
-
-    if (KDAMONDS / "nr_kdamonds").read_text().strip() != "0":
-        if (KDAMONDS / "0/state").read_text().strip() != "on":
-            pytest.skip("somebody has set up a kdamond that does not run")
-        yield int((KDAMONDS / "0/pid").read_text()), attribute, None
-        return
-    text = (
-        "import time; held = bytearray(b'x' * (64 << 20))\n"
-        "while True: held[::4096] = bytes(len(held) // 4096); time.sleep(.01)"
-    )
-    watched = subprocess.Popen(python(text))
-    try:
-        (KDAMONDS / "nr_kdamonds").write_text("1")
-        (KDAMONDS / "0/contexts/nr_contexts").write_text("1")
-        context = KDAMONDS / "0/contexts/0"
-        virtual = "vaddr" in (context / "avail_operations").read_text().split()
-        (context / "operations").write_text("vaddr" if virtual else "paddr")
-        (context / "targets/nr_targets").write_text("1")
-        if virtual:
-            (context / "targets/0/pid_target").write_text(str(watched.pid))
-        else:
-            region = context / "targets/0/regions/0"
-            (region.parent / "nr_regions").write_text("1")
-            for name, value in zip(("start", "end"), _largest_ram(), strict=True):
-                (region / name).write_text(str(value))
-        time.sleep(0.5)
-        (KDAMONDS / "0/state").write_text("on")
-        span = _mapped(watched.pid) if virtual else _largest_ram()
-        yield int((KDAMONDS / "0/pid").read_text()), attribute, span
-        (KDAMONDS / "0/state").write_text("off")
-    finally:
-        watched.kill()
-        watched.wait()
-        (KDAMONDS / "nr_kdamonds").write_text("0")
-
-
-def test_damon_has_every_region_of_every_interval(
-    live: Path, tmp_path: Path, kdamond: tuple[int, Callable[[str], int], tuple[int, int] | None]
-) -> None:
-    thread, attribute, span = kdamond
-    interval_s = attribute("aggr_us") / 1e6
-    if interval_s > 20:
-        pytest.skip(f"the kdamond of this host says something every {interval_s} s only")
-    taken = Taken(tmp_path, "damon", duration=max(2.5 * interval_s, 1.0))
-    rows = taken.rows("damon_aggregated")
-    assert rows and {row["pid"] for row in rows} == {thread}
-    looks: list[list[Row]] = []
-    for row in rows:  # the regions of an interval follow each other
-        if not looks or row["ts"] - looks[-1][-1]["ts"] > interval_s * 2e8:
-            looks.append([])
-        looks[-1].append(row)
-    assert len(looks) >= 2
-    for one, other in pairwise(looks):
-        assert 0.8 * interval_s <= (other[0]["ts"] - one[0]["ts"]) / 1e9 <= 2 * interval_s + 1
-    samples = attribute("aggr_us") // attribute("sample_us")
-    for look in looks:
-        targets = {row["target_id"] for row in look}
-        for target in targets:
-            regions = [row for row in look if row["target_id"] == target]
-            assert len(regions) == regions[0]["nr_regions"], "each region is there"
-            assert len(regions) <= attribute("max")
-            assert all(one["end"] <= other["start"] for one, other in pairwise(regions)), "in order"
-            assert all(row["start"] < row["end"] for row in regions)
-            assert all(row["nr_accesses"] <= samples for row in regions)
-            if span is not None:
-                assert all(span[0] <= row["start"] and row["end"] <= span[1] for row in regions)
 
 
 # Names
