@@ -162,6 +162,7 @@ def run(args: argparse.Namespace, names: list[str], checked: bool) -> list[dict[
             command, stdout=subprocess.PIPE, text=True, pass_fds=[progress], env=environment(checked)
         )
         children.append((child, progress))
+    watch(children)
     lines = []
     failed = False
     for child, progress in children:
@@ -175,6 +176,20 @@ def run(args: argparse.Namespace, names: list[str], checked: bool) -> list[dict[
     if failed:
         raise SystemExit(1)
     return lines
+
+
+def watch(children: list[tuple[subprocess.Popen[str], int]]) -> None:
+    """Until all workers have ended, say every half minute where each of them is."""
+    names = [target.name for target in targets()]
+    begin = said = time.monotonic()
+    while any(child.poll() is None for child, _ in children):
+        time.sleep(0.1)
+        if time.monotonic() - said < 30:
+            continue
+        said = time.monotonic()
+        places = (struct.unpack("<HxxI", os.pread(progress, 8, 0)) for _, progress in children)
+        where = "; ".join(f"{names[index]}, case {first}" for index, first in places)
+        print(f"{said - begin:6.0f} s   {where}", file=sys.stderr, flush=True)
 
 
 def again(args: argparse.Namespace) -> int:
