@@ -12,6 +12,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def loop(tmp_path: Path) -> Iterator[str]:
         remove(control.fileno(), number)
 
 
+@pytest.fixture
+def disk(loop: str) -> Iterator[BlockDevice]:
+    """The proxy of that device; it holds nothing of it afterwards."""
+    with closing(BlockDevice(loop)) as proxy:
+        yield proxy
+
+
 def remove(control: int, number: int) -> None:
     for _ in range(100):
         try:
@@ -74,16 +82,17 @@ def diskstats(device: str) -> list[int]:
     raise AssertionError(f"{device} is not in /proc/diskstats")
 
 
-def test_a_block_device_is_what_diskstats_and_ioctls_say(loop: str, tmp_path: Path) -> None:
-    proxy = BlockDevice(loop)
-    before = proxy.snapshot()
+def test_a_block_device_is_what_diskstats_and_ioctls_say(
+    loop: str, disk: BlockDevice, tmp_path: Path
+) -> None:
+    before = disk.snapshot()
     node = tmp_path / loop
     descriptor = os.open(node, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         assert len(os.pread(descriptor, 4 << 20, 0)) == 4 << 20
         time.sleep(0.05)
-        after = proxy.snapshot()
+        after = disk.snapshot()
         told = diskstats(loop)
         size = struct.unpack("=Q", fcntl.ioctl(descriptor, BLKGETSIZE64, b"\0" * 8))[0]
         pages = struct.unpack("=Q", fcntl.ioctl(descriptor, BLKRAGET, b"\0" * 8))[0]
@@ -101,38 +110,36 @@ def test_a_block_device_is_what_diskstats_and_ioctls_say(loop: str, tmp_path: Pa
     assert parsing.snapshot(parsing.encode(after)) == after
 
 
-def test_a_block_device_that_is_removed_is_gone(loop: str, tmp_path: Path) -> None:
-    proxy = BlockDevice(loop)
-    assert proxy.snapshot().proxy == f"blockdev:{loop}"
+def test_a_block_device_that_is_removed_is_gone(loop: str, disk: BlockDevice, tmp_path: Path) -> None:
+    assert disk.snapshot().proxy == f"blockdev:{loop}"
     subprocess.run(["losetup", "-d", tmp_path / loop], check=True)
     with open("/dev/loop-control", "rb") as control:
         remove(control.fileno(), int(loop.removeprefix("loop")))
-    expect(Gone, proxy.snapshot)
+    expect(Gone, disk.snapshot)
 
 
-def test_attributes_are_opened_once_and_made_anew(loop: str, tmp_path: Path) -> None:
+def test_attributes_are_opened_once_and_made_anew(loop: str, disk: BlockDevice, tmp_path: Path) -> None:
     place = Path(f"/sys/block/{loop}").resolve()
 
     def held() -> int:
         links = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
         return sum(place in link.resolve().parents for link in links)
 
-    proxy = BlockDevice(loop)
     seen = []
     for limit in (64, 512):
         (place / "queue/read_ahead_kb").write_text(f"{limit}\n")
-        seen.append((proxy.snapshot().state["read_ahead_kb"], held()))
+        seen.append((disk.snapshot().state["read_ahead_kb"], held()))
     assert seen == [(64, seen[0][1]), (512, seen[0][1])] and seen[0][1] >= 10
     # Another device in the place of the one that was removed.
     subprocess.run(["losetup", "-d", tmp_path / loop], check=True)
     number = int(loop.removeprefix("loop"))
     with open("/dev/loop-control", "rb") as control:
         remove(control.fileno(), number)
-        expect(Gone, proxy.snapshot)
+        expect(Gone, disk.snapshot)
         fcntl.ioctl(control, LOOP_CTL_ADD, number)
     (place / "queue/read_ahead_kb").write_text("32\n")
-    assert proxy.snapshot().state["read_ahead_kb"] == 32
-    proxy.close()
+    assert disk.snapshot().state["read_ahead_kb"] == 32
+    disk.close()
     assert held() == 0
 
 
@@ -162,7 +169,8 @@ def test_counters_of_memory_are_those_of_vmstat() -> None:
         return {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
 
     before = vmstat()
-    snapshot = Memory().snapshot()
+    with closing(Memory()) as proxy:
+        snapshot = proxy.snapshot()
     after = vmstat()
     counters = [name for name, q in memory.QUANTITIES.items() if q.counter and name in before]
     assert len(counters) >= 20
