@@ -26,7 +26,7 @@ LARGE = 1 << 20
 SECTOR = 512
 BURST_NS = 250_000_000
 """Throttles give the allowance of a slice (1/10 s) when it begins (DFL_THROTL_SLICE, block/blk-throttle.c):
-that of the first and the last slice of a check may come early. Measured: 0.07 to 0.18 s."""
+that of the first and the last slice of a check may come early. Measured: up to 0.18 s."""
 SPAN = 16 << 20
 """Bytes of the file that is read; written, since unwritten extents read without I/O."""
 
@@ -53,15 +53,19 @@ class ThrottleCheck:
     @property
     def rate(self) -> float:
         """What is limited, per second: reads, or bytes."""
-        return self.iops if self.block == BLOCK else self.iops * self.block
+        return self.iops * self._unit
+
+    @property
+    def _unit(self) -> int:
+        """What a read counts for in the limit."""
+        return 1 if self.block == BLOCK else self.block
 
     @property
     def effective(self) -> bool:
         """At most what the limit allows in the time and :data:`BURST_NS`, and the device saw the reads."""
         seen = self.device_reads >= self.reads and self.device_bytes >= self.reads * self.block
-        unit = 1 if self.block == BLOCK else self.block
-        allowed = self.limit * (self.elapsed_ns + BURST_NS) // 1_000_000_000 + unit
-        return (self.limit == 0 or self.reads * unit <= allowed) and seen
+        allowed = self.limit * (self.elapsed_ns + BURST_NS) // 1_000_000_000 + self._unit
+        return (self.limit == 0 or self.reads * self._unit <= allowed) and seen
 
     @property
     def reached(self) -> bool:

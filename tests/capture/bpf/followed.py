@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from forked import Forked
 
 from hindsight.capture import schema
 from hindsight.capture.bpf import records
@@ -21,38 +20,19 @@ KINDS = {kind.name: number for number, kind in enumerate(FORMATS)}
 LINES = {name: schema.TABLES[name] for name in KINDS}
 
 
-class Reader:
+class Reader(Forked):
     """A process that, when it is let go, opens a file and reads of it ``reads`` times and once more."""
 
     def __init__(self, path: Path, reads: int, pause_s: float = 0.0) -> None:
-        waiting, self._go = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            with contextlib.suppress(BaseException):
-                os.close(self._go)
-                os.read(waiting, 1)
-                pread = os.pread
-                fd = os.open(path, os.O_RDONLY)
-                os.pread(fd, 1, 0)
-                time.sleep(pause_s)
-                for number in range(reads):
-                    pread(fd, 1, number)
-                code = 0
-            os._exit(code)
-        os.close(waiting)
+        def read() -> None:
+            pread = os.pread
+            fd = os.open(path, os.O_RDONLY)
+            os.pread(fd, 1, 0)
+            time.sleep(pause_s)
+            for number in range(reads):
+                pread(fd, 1, number)
 
-    def go(self) -> None:
-        os.write(self._go, b"g")
-        os.close(self._go)
-
-    def running(self) -> bool:
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        assert status == 0
-        return pid == 0
-
-    def wait(self) -> None:
-        assert os.waitpid(self.pid, 0)[1] == 0
+        super().__init__(read)
 
 
 def total(stats: dict[int, dict[str, int]], counter: str) -> int:
@@ -78,25 +58,3 @@ def count(rows: dict[str, dict[str, np.ndarray]]) -> dict[str, int]:
 def read_ahead_pages(path: Path) -> int:
     device = path.stat().st_dev
     return int(Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()) // 4
-
-
-def in_child(work: Callable[[], object]) -> tuple[int, Callable[[], None]]:
-    """A child that waits, then works; its pid, and what lets it go and waits for its end."""
-    waiting, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            os.close(go)
-            os.read(waiting, 1)
-            work()
-            code = 0
-        os._exit(code)
-    os.close(waiting)
-
-    def run() -> None:
-        os.write(go, b"g")
-        os.close(go)
-        assert os.waitpid(pid, 0)[1] == 0
-
-    return pid, run

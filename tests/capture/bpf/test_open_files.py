@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from followed import Reader, count, decoded, in_child, read_ahead_pages, total
+from followed import Reader, count, decoded, read_ahead_pages, total
+from forked import Forked
 
 from hindsight.capture.bpf import open_files
 from hindsight.capture.bpf.tracer import OpenFilesTracer
@@ -76,10 +77,10 @@ def test_each_read_says_how_large_its_file_is(
 
     sizes = [10_000, 12_100, 5, 1 << 33, 0]
     tracer = tracer_of()
-    pid, run = in_child(work)
-    tracer.follow([pid])
+    child = Forked(work)
+    tracer.follow([child.pid])
     tracer.on()
-    run()
+    child.run()
     tracer.off()
     tracer.finish()
     assert decoded(tmp_path / "raw0")["file_reads"]["i_size"].tolist() == sizes
@@ -120,10 +121,10 @@ def test_each_call_says_where_it_reads(
     buffer = ctypes.create_string_buffer(8)
     iovec = (ctypes.c_uint64 * 2)(ctypes.addressof(buffer), 4)
     tracer = tracer_of()
-    pid, run = in_child(work)
-    tracer.follow([pid])
+    child = Forked(work)
+    tracer.follow([child.pid])
     tracer.on()
-    run()
+    child.run()
     tracer.off()
     tracer.finish()
     rows = decoded(tmp_path / "raw0")
@@ -188,12 +189,12 @@ def test_threads_and_children_are_followed_and_nobody_else(
         os.wait()
 
     tracer = tracer_of()
-    pid, run = in_child(work)
+    child = Forked(work)
     stranger = Reader(data, 50)
-    tracer.follow([pid])
+    tracer.follow([child.pid])
     tracer.on()
     stranger.go()
-    run()
+    child.run()
     stranger.wait()
     tracer.off()
     tracer.finish()
@@ -239,10 +240,10 @@ def test_an_address_that_is_used_again_is_another_open_file(
             os.close(fd)
 
     tracer = tracer_of()
-    pid, run = in_child(work)
-    tracer.follow([pid])
+    child = Forked(work)
+    tracer.follow([child.pid])
     tracer.on()
-    run()
+    child.run()
     tracer.off()
     tracer.finish()
     reads = decoded(tmp_path / "raw0")["file_reads"]
@@ -263,10 +264,10 @@ def test_reads_through_io_uring(tracer_of: Callable[..., OpenFilesTracer], tmp_p
     command += ["--iodepth=8", "--nrfiles=2", "--size=8m", f"--directory={tmp_path}", "--invalidate=1"]
     subprocess.run([*command, "--create_only=1"], check=True, capture_output=True)
     tracer = tracer_of()
-    pid, run = in_child(lambda: os.execv(fio, [*command, f"--write_iolog={log}"]))
-    tracer.follow([pid])
+    child = Forked(lambda: os.execv(fio, [*command, f"--write_iolog={log}"]))
+    tracer.follow([child.pid])
     tracer.on()
-    run()
+    child.run()
     tracer.off()
     tracer.finish()
     rows = decoded(tmp_path / "raw0")
@@ -330,10 +331,10 @@ def test_without_room_for_more_files_they_are_not_known(
                 os.pread(fd, 1000 + number, 0)
 
     tracer = tracer_of()
-    pid, run = in_child(work)
-    tracer.follow([pid])
+    child = Forked(work)
+    tracer.follow([child.pid])
     tracer.on()
-    run()
+    child.run()
     tracer.off()
     tracer.finish()
     reads = decoded(tmp_path / "raw0")["file_reads"]
