@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from followed import Reader, count, decoded, total
+from forked import Forked
 
 from hindsight.capture import schema
 from hindsight.capture.bpf.tracer import OpenFilesTracer
@@ -64,24 +65,37 @@ def test_cuts_while_it_reads(
             raise OSError(errno.EINVAL, "no such processor")
 
         monkeypatch.setattr(rings.os, "sched_setaffinity", nowhere)
-    reader = Reader(data, 60_000)
+    stop = tmp_path / "stop"
+
+    def read() -> None:
+        until = time.monotonic() + 60  # should the test fail
+        fd = os.open(data, os.O_RDONLY)
+        while not stop.exists() and time.monotonic() < until:
+            for number in range(1000):
+                os.pread(fd, 1, number)
+
+    reader = Forked(read)
     tracer.follow([reader.pid])
     tracer.on()
     reader.go()
     before = {cpu: 0 for cpu in rings.online_cpus()}
-    cuts = 0
-    while reader.running() or cuts == 0:
+    full = 0
+    for cut in range(1000):
         time.sleep(0.01)
         tracer.drain()
         tracer.finish()
         counted = {cpu: counters["read events"] for cpu, counters in tracer.stats().items()}
-        here = tmp_path / f"raw{cuts}"
-        cuts += 1
-        (tmp_path / f"raw{cuts}").mkdir()
-        tracer.rotate(tmp_path / f"raw{cuts}")
-        assert sum(count(decoded(here)).values()) == sum(counted[cpu] - before[cpu] for cpu in counted)
+        (tmp_path / f"raw{cut + 1}").mkdir()
+        tracer.rotate(tmp_path / f"raw{cut + 1}")
+        rows = sum(count(decoded(tmp_path / f"raw{cut}")).values())
+        assert rows == sum(counted[cpu] - before[cpu] for cpu in counted)
         before = counted
-    assert cuts > 1
+        full += rows > 0
+        if full == 4:
+            break
+    assert full == 4
+    stop.touch()
+    reader.wait()
     tracer.off()
 
 
